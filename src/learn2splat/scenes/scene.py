@@ -1,0 +1,117 @@
+"""The two records of this folder: `Scene` (photos, cameras, points) and `Similarity` (input frame -> normalised frame).
+
+A scene is what a loader hands to everything else. Its cameras and points live in the *normalised frame*, in which optimization
+runs; `Scene.to_normalised` leads there from the frame of the files, and its inverse leads back. Frames and units: docs/conventions.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Similarity:
+    """A rotation, a uniform scale and a shift: `x_out = scale * (rotation @ x_in) + translation`.
+
+    Kept in float64, because input frames may be far from their origin (georeferenced models: 1e6 units).
+
+    Attributes:
+        scale: positive, output units per input unit.
+        rotation: (3, 3) float64, orthonormal with determinant +1.
+        translation: (3,) float64, output units.
+    """
+
+    scale: float
+    rotation: Tensor
+    translation: Tensor
+
+    @classmethod
+    def identity(cls) -> Similarity:
+        """The map that changes nothing."""
+        return cls(1.0, torch.eye(3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64))
+
+    def apply(self, points: Tensor) -> Tensor:
+        """Map points (..., 3); computed in float64, returned in the dtype and on the device of `points`."""
+        rotation, translation = self.rotation.to(points.device), self.translation.to(points.device)
+        return (self.scale * (points.double() @ rotation.T) + translation).to(points.dtype)
+
+    def apply_poses(self, camtoworlds: Tensor) -> Tensor:
+        """Map camera poses (..., 4, 4): centres like points, axes only rotated (a pose stays rigid)."""
+        rotation = self.rotation.to(camtoworlds.device)
+        out = camtoworlds.double().clone()
+        out[..., :3, :3] = rotation @ out[..., :3, :3]
+        out[..., :3, 3] = self.apply(out[..., :3, 3])
+        return out.to(camtoworlds.dtype)
+
+    def inverse(self) -> Similarity:
+        """The map back: `x_in = (1 / scale) * rotation^T @ (x_out - translation)`."""
+        back = self.rotation.T
+        return Similarity(1.0 / self.scale, back, -(back @ self.translation) / self.scale)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Posed photos and the points seen in them. Index i means the same photo in every list.
+
+    Attributes:
+        name: short name, for reports (the folder's).
+        image_names: sorted; unique.
+        images: each (H, W, 3) uint8, sRGB, without lens distortion; sizes may differ between photos.
+        camtoworlds: (M, 4, 4) float32, world from camera, OpenCV axes (+x right, +y down, +z forward), normalised frame.
+        Ks: (M, 3, 3) float32, px of `images[i]`; the centre of row i, column j is at (j + 0.5, i + 0.5).
+        points: (P, 3) float32, normalised frame. P is 0 only for transforms.json without a point cloud.
+        colors: (P, 3) uint8, sRGB.
+        train_idx, test_idx: positions of the photos to fit and of those held out.
+        to_normalised: input frame -> normalised frame.
+        background: (3,) float32 in [0, 1], the colour behind everything (white for photos with alpha, else black).
+        warnings: one sentence for each thing that was left out on loading.
+    """
+
+    name: str
+    image_names: tuple[str, ...]
+    images: tuple[Tensor, ...]
+    camtoworlds: Tensor
+    Ks: Tensor
+    points: Tensor
+    colors: Tensor
+    train_idx: tuple[int, ...]
+    test_idx: tuple[int, ...]
+    to_normalised: Similarity
+    background: Tensor
+    warnings: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def viewmats(self) -> Tensor:
+        """(M, 4, 4) float32, camera from world: the inverse of `camtoworlds`, exact for rigid poses."""
+        rotation = self.camtoworlds[:, :3, :3].double().mT
+        viewmats = torch.eye(4, dtype=torch.float64).repeat(len(rotation), 1, 1)
+        viewmats[:, :3, :3] = rotation
+        viewmats[:, :3, 3] = -(rotation @ self.camtoworlds[:, :3, 3:].double())[:, :, 0]
+        return viewmats.float()
+
+    @property
+    def scene_scale(self) -> float:
+        """Camera extent in world units: 1.1 x the largest distance of a train camera centre to their mean (3DGS)."""
+        centres = self.camtoworlds[list(self.train_idx), :3, 3]
+        return 1.1 * float((centres - centres.mean(0)).norm(dim=-1).max())
+
+    def size(self, i: int) -> tuple[int, int]:
+        """(width, height) of photo i in px."""
+        height, width, _ = self.images[i].shape
+        return width, height
+
+    def image(self, i: int) -> Tensor:
+        """Photo i as (H, W, 3) float32 in [0, 1]."""
+        return self.images[i].float() / 255
+
+
+def every_nth_split(count: int, test_every: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """(train_idx, test_idx): photo 0 and every `test_every`-th after it are held out (the field's rule, METHOD.md section 5)."""
+    test = tuple(range(0, count, test_every))
+    return tuple(i for i in range(count) if i % test_every), test
