@@ -1,0 +1,155 @@
+"""What every update rule obeys: the state of one run, the task it may know about, and the abstract rule.
+
+A rule is a value without memory of any scene: all that changes from step to step is in `OptState`. Every tensor of the state has one row per
+Gaussian, so that density control can permute, prune and grow it without knowing the rule.
+"""
+
+from __future__ import annotations
+
+import abc
+from dataclasses import asdict, dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ..errors import CheckpointError, OptionError, ShapeError
+from ..gaussians.record import Gaussians
+
+# A gradient this large would overflow when squared in float32 (3.4e38): it comes from a broken projection, not from the photos.
+MAX_GRADIENT = 1e15
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a rule may know about the run."""
+
+    scene_scale: float = 1.0  # World units, the extent of the cameras.
+    views_per_step: int = 8  # Views whose losses are summed in one inner step.
+    steps: int | None = None  # Horizon for schedules; None: open-ended.
+
+    def __post_init__(self) -> None:
+        if not self.scene_scale > 0 or self.views_per_step < 1 or (self.steps is not None and self.steps < 0):
+            raise OptionError(f"a task needs scene_scale > 0, views_per_step >= 1 and steps >= 0 or None, got {self}")
+
+
+@dataclass
+class OptState:
+    """What a rule remembers about one scene.
+
+    Tensors of type int64 hold positions of other Gaussians (neighbour lists): they are renumbered when rows move. Counts are int32.
+    """
+
+    tensors: dict[str, Tensor]  # One row per Gaussian, always.
+    step: int = 0  # Inner steps done.
+    task: Task = Task()
+
+    def __post_init__(self) -> None:
+        sizes = {name: len(tensor) for name, tensor in self.tensors.items()}
+        if len(set(sizes.values())) > 1:
+            raise ShapeError(f"all state tensors must have the same first dimension N, got {sizes}")
+
+    def __len__(self) -> int:
+        return len(next(iter(self.tensors.values()))) if self.tensors else 0
+
+    def select(self, idx: Tensor) -> OptState:
+        """The state of `gaussians[idx]`: permutes, prunes or repeats rows. `idx`: positions (M,) or a mask (N,)."""
+        if idx.dtype == torch.bool:
+            idx = torch.nonzero(idx).squeeze(1)
+        tensors = {}
+        for name, tensor in self.tensors.items():
+            rows = tensor[idx]
+            if tensor.dtype == torch.int64:
+                new_position = torch.full((len(tensor),), -1, dtype=torch.int64, device=tensor.device)
+                new_position[idx] = torch.arange(len(idx), device=tensor.device)
+                moved = new_position[rows]
+                own = torch.arange(len(idx), device=tensor.device).view(-1, *[1] * (tensor.ndim - 1))
+                rows = torch.where(moved < 0, own, moved)  # a neighbour that is gone: the Gaussian itself, until the lists are refreshed
+            tensors[name] = rows
+        return replace(self, tensors=tensors)
+
+    def cat(self, other: OptState) -> OptState:
+        """Rows of `self`, then those of `other` (a state of the same rule); step and task are those of `self`."""
+        if self.tensors.keys() != other.tensors.keys():
+            raise ShapeError(f"both states must have the same tensors, got {sorted(self.tensors)} and {sorted(other.tensors)}")
+        shift = len(self)
+        tensors = {}
+        for name, tensor in self.tensors.items():
+            rows = other.tensors[name]
+            tensors[name] = torch.cat([tensor, rows + shift if rows.dtype == torch.int64 else rows])
+        return replace(self, tensors=tensors)
+
+    def state_dict(self) -> tuple[dict[str, Tensor], dict]:
+        """(flat dict of contiguous tensors for safetensors, JSON-able dict of the rest)."""
+        return {name: tensor.detach().contiguous() for name, tensor in self.tensors.items()}, {"step": self.step, "task": asdict(self.task)}
+
+    @staticmethod
+    def from_state_dict(tensors: dict[str, Tensor], info: dict) -> OptState:
+        """The inverse of `state_dict`.
+
+        Raises:
+            CheckpointError: `info` lacks a key, has an unknown one, or the tensors do not fit together.
+        """
+        try:
+            return OptState(dict(tensors), int(info["step"]), Task(**info["task"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(f"the optimizer state of this checkpoint is unreadable ({error}): it was written by another version, start again") from error
+
+
+class UpdateRule(abc.ABC):
+    """An update rule: from Gaussians, their gradients and the state to new Gaussians and a new state."""
+
+    name: str = "abstract"
+    # State tensors that start at zero in a new Gaussian even when it has a parent: Adam's moments. The others (latent state, counts) are copied.
+    zero_when_grown: frozenset[str] = frozenset({"m", "v"})
+
+    @abc.abstractmethod
+    def init(self, gaussians: Gaussians, task: Task, generator: torch.Generator) -> OptState:
+        """The state before the first step. All randomness comes from `generator`."""
+
+    @abc.abstractmethod
+    def step(self, gaussians: Gaussians, grads: Gaussians, state: OptState) -> tuple[Gaussians, OptState]:
+        """One inner step. Inputs stay unchanged; results share no memory with them.
+
+        `grads` is the gradient of the loss *summed* over the views of the step. A Gaussian whose gradient is NaN, infinite or above
+        `MAX_GRADIENT` counts as unseen in this step.
+        """
+
+    def grow(self, state: OptState, parents: Tensor, generator: torch.Generator) -> OptState:
+        """The state after `len(parents)` Gaussians were appended (METHOD.md section 6, last paragraph).
+
+        Args:
+            state: N rows; they come first and stay as they are.
+            parents: (P,) int64, the position of the Gaussian that each new one copies, or -1 for a brand-new one.
+            generator: for what is random in a brand-new Gaussian.
+
+        Returns:
+            N + P rows. With a parent: its latent state and its count of steps, Adam moments zero. Brand-new: as `fresh_rows` says.
+        """
+        if parents.ndim != 1 or parents.dtype != torch.int64:
+            raise ShapeError(f"parents must be int64 of shape (P,), got {parents.dtype} of shape {tuple(parents.shape)}")
+        if state.tensors and len(parents) and not (-1 <= int(parents.min()) and int(parents.max()) < len(state)):
+            raise ShapeError(f"parents must be -1 or positions below N = {len(state)}, got {int(parents.min())} to {int(parents.max())}")
+        has_parent = parents >= 0
+        tensors = {}
+        for name, tensor in state.tensors.items():
+            if name in self.zero_when_grown:
+                rows = tensor.new_zeros(len(parents), *tensor.shape[1:])
+            else:
+                rows = self.fresh_rows(name, tensor, len(parents), generator)
+                rows[has_parent] = tensor[parents[has_parent]]
+            if tensor.dtype == torch.int64:
+                own = torch.arange(len(state), len(state) + len(parents), device=tensor.device)
+                rows = torch.where(rows < 0, own.view(-1, *[1] * (tensor.ndim - 1)), rows)
+            tensors[name] = torch.cat([tensor, rows])
+        return replace(state, tensors=tensors)
+
+    def fresh_rows(self, name: str, like: Tensor, count: int, generator: torch.Generator) -> Tensor:
+        """`count` rows of the state tensor `name` for brand-new Gaussians: zeros, and the Gaussian itself (-1) in neighbour lists."""
+        fill = -1 if like.dtype == torch.int64 else 0
+        return torch.full((count, *like.shape[1:]), fill, dtype=like.dtype, device=like.device)
+
+
+def seen_rows(flat_grads: Tensor) -> Tensor:
+    """Mask (N,) of the Gaussians with a usable gradient: not all zero (unseen), not NaN, infinite or huge. `flat_grads`: (N, 59)."""
+    largest = torch.linalg.vector_norm(flat_grads, ord=float("inf"), dim=1)  # NaN where a row holds one, and comparisons with NaN are False
+    return (largest > 0) & (largest < MAX_GRADIENT)
