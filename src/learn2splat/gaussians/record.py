@@ -49,16 +49,15 @@ class Gaussians:
     shN: Tensor
 
     def __post_init__(self) -> None:
-        means = self.means
-        n, dtype, device = len(means) if means.ndim else 0, means.dtype, means.device
-        for name in FIELDS:
+        n = self.means.shape[0] if self.means.ndim else 0
+        dtype, device = self.means.dtype, self.means.device
+        for name, shape in SHAPES.items():
             tensor = getattr(self, name)
-            if tensor.shape != (n, *SHAPES[name]):
-                raise ShapeError(f"{name} must have shape {('N', *SHAPES[name])} with N = {n} (from means), got {tuple(tensor.shape)}".replace("'", ""))
+            if tensor.shape != (n, *shape):
+                expected = ", ".join(["N", *map(str, shape)])
+                raise ShapeError(f"{name} must have shape ({expected}) with N = {n} (from means), got {tuple(tensor.shape)}")
             if tensor.dtype != dtype or tensor.device != device or not dtype.is_floating_point:
-                raise ShapeError(
-                    f"all fields must have one floating dtype and one device: means is {dtype} on {device}, {name} is {tensor.dtype} on {tensor.device}"
-                )
+                raise ShapeError(f"all fields must share a floating dtype and a device: means {dtype}, {device}; {name} {tensor.dtype}, {tensor.device}")
 
     def __len__(self) -> int:
         return len(self.means)

@@ -92,7 +92,7 @@ class OptState:
         try:
             return OptState(dict(tensors), int(info["step"]), Task(**info["task"]))
         except (KeyError, TypeError, ValueError) as error:
-            raise CheckpointError(f"the optimizer state of this checkpoint is unreadable ({error}): it was written by another version, start again") from error
+            raise CheckpointError(f"the optimizer state of this checkpoint does not fit this version ({error}): start the run again") from error
 
 
 class UpdateRule(abc.ABC):
