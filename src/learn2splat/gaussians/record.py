@@ -57,7 +57,8 @@ class Gaussians:
                 expected = ", ".join(["N", *map(str, shape)])
                 raise ShapeError(f"{name} must have shape ({expected}) with N = {n} (from means), got {tuple(tensor.shape)}")
             if tensor.dtype != dtype or tensor.device != device or not dtype.is_floating_point:
-                raise ShapeError(f"all fields must share a floating dtype and a device: means {dtype}, {device}; {name} {tensor.dtype}, {tensor.device}")
+                found = f"means is {dtype} on {device}, {name} is {tensor.dtype} on {tensor.device}"
+                raise ShapeError(f"all fields must share one floating dtype and one device: {found}")
 
     def __len__(self) -> int:
         return len(self.means)

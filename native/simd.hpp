@@ -1,0 +1,142 @@
+// Vectors of the widest registers of the instruction set that this file is compiled for, on GCC/Clang vector extensions.
+//
+// Everything lives in the namespace of the instruction set (L2S_ISA) and is forced inline: the same templates are compiled several times with
+// different flags, and the linker must never merge an AVX-512 copy into the code that runs on older CPUs. For the same reason kernel files
+// use no std:: containers or algorithms.
+#pragma once
+#include <cmath>
+#include <cstdint>
+#if defined(__AVX2__) || defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+
+#define L2S_INLINE inline __attribute__((always_inline))
+
+namespace l2s {
+namespace L2S_ISA {
+
+#if defined(__AVX512F__)
+#define L2S_VECTOR_BYTES 64
+#elif defined(__AVX2__)
+#define L2S_VECTOR_BYTES 32
+#else
+#define L2S_VECTOR_BYTES 16
+#endif
+
+typedef float vec_f __attribute__((vector_size(L2S_VECTOR_BYTES)));
+typedef double vec_d __attribute__((vector_size(L2S_VECTOR_BYTES)));
+typedef int32_t mask_f __attribute__((vector_size(L2S_VECTOR_BYTES)));
+typedef int64_t mask_d __attribute__((vector_size(L2S_VECTOR_BYTES)));
+
+template <class T> struct VecOf;
+template <> struct VecOf<float> { using vec = vec_f; using mask = mask_f; };
+template <> struct VecOf<double> { using vec = vec_d; using mask = mask_d; };
+template <class T> using Vec = typename VecOf<T>::vec;
+template <class T> using Mask = typename VecOf<T>::mask;
+template <class T> constexpr int LANES = L2S_VECTOR_BYTES / int(sizeof(T));
+
+template <class T> L2S_INLINE Vec<T> splat(T x) { return x - Vec<T>{}; }
+template <class T> L2S_INLINE Vec<T> load(const T *p) {
+    Vec<T> v;
+    __builtin_memcpy(&v, p, sizeof v);
+    return v;
+}
+template <class T> L2S_INLINE void store(T *p, Vec<T> v) { __builtin_memcpy(p, &v, sizeof v); }
+template <class V, class M> L2S_INLINE V select(M m, V a, V b) { return m ? a : b; }
+template <class V> L2S_INLINE V vmin(V a, V b) { return a < b ? a : b; }
+template <class V> L2S_INLINE V vmax(V a, V b) { return a > b ? a : b; }
+
+// True if any lane of the comparison result is set.
+L2S_INLINE bool any(mask_f m) {
+#if defined(__AVX512F__)
+    return _mm512_test_epi32_mask((__m512i)m, (__m512i)m) != 0;
+#elif defined(__AVX2__)
+    return _mm256_movemask_ps((__m256)m) != 0;
+#else
+    const mask_d wide = (mask_d)m;
+    return (wide[0] | wide[1]) != 0;
+#endif
+}
+L2S_INLINE bool any(mask_d m) {
+    int64_t bits = 0;
+    for (int i = 0; i < LANES<double>; ++i) bits |= m[i];
+    return bits != 0;
+}
+
+L2S_INLINE vec_f vsqrt(vec_f x) {
+#if defined(__AVX512F__)
+    return (vec_f)_mm512_sqrt_ps((__m512)x);
+#elif defined(__AVX2__)
+    return (vec_f)_mm256_sqrt_ps((__m256)x);
+#else
+    for (int i = 0; i < LANES<float>; ++i) x[i] = __builtin_sqrtf(x[i]);
+    return x;
+#endif
+}
+L2S_INLINE vec_d vsqrt(vec_d x) {
+    for (int i = 0; i < LANES<double>; ++i) x[i] = __builtin_sqrt(x[i]);
+    return x;
+}
+
+// 1 / x. In float an estimate and one Newton step (relative error below 3e-7): a true division would bound the backward pass.
+L2S_INLINE vec_f reciprocal(vec_f x) {
+#if defined(__AVX512F__)
+    const vec_f r = (vec_f)_mm512_rcp14_ps((__m512)x);
+    return r * (2.0f - x * r);
+#elif defined(__AVX2__)
+    const vec_f r = (vec_f)_mm256_rcp_ps((__m256)x);
+    return r * (2.0f - x * r);
+#else
+    return 1.0f / x;
+#endif
+}
+L2S_INLINE vec_d reciprocal(vec_d x) { return 1.0 / x; }
+
+// 2^x for -126 < x <= 0.5. Degree-5 minimax polynomial on [-0.5, 0.5]: relative error below 2.5e-7 over that range.
+L2S_INLINE vec_f exp2_nonpositive(vec_f x) {
+    const mask_f n = __builtin_convertvector(x - 0.5f, mask_f);  // truncation of a negative number: round(x)
+    const vec_f f = x - __builtin_convertvector(n, vec_f);
+    vec_f y = 1.3333558146e-3f * f + 9.6181291076e-3f;
+    y = y * f + 5.5504108665e-2f;
+    y = y * f + 2.4022650696e-1f;
+    y = y * f + 6.9314718056e-1f;
+    y = y * f + 1.0f;
+    return (vec_f)((mask_f)y + (n << 23));
+}
+L2S_INLINE vec_d exp2_nonpositive(vec_d x) {  // float64 is for tests: the library's accuracy, one lane at a time
+    for (int i = 0; i < LANES<double>; ++i) x[i] = std::exp2(x[i]);
+    return x;
+}
+
+template <class T> L2S_INLINE T horizontal_sum(Vec<T> v) {
+    T lanes[LANES<T>];
+    store<T>(lanes, v);
+    for (int width = LANES<T> / 2; width > 0; width /= 2)
+        for (int i = 0; i < width; ++i) lanes[i] += lanes[i + width];
+    return lanes[0];
+}
+
+// out[i] += sum of the lanes of v[i], for i < 8. A transposed tree: 8 sums for the price of about 3.
+template <class T> L2S_INLINE void add_sums_of_8(const Vec<T> *v, T *out) {
+    for (int i = 0; i < 8; ++i) out[i] += horizontal_sum<T>(v[i]);
+}
+#if defined(__AVX2__)
+template <> L2S_INLINE void add_sums_of_8<float>(const vec_f *v, float *out) {
+    __m256 x[8];
+    for (int i = 0; i < 8; ++i) {
+#if defined(__AVX512F__)
+        x[i] = _mm256_add_ps(_mm512_castps512_ps256((__m512)v[i]), _mm512_extractf32x8_ps((__m512)v[i], 1));
+#else
+        x[i] = (__m256)v[i];
+#endif
+    }
+    const __m256 a = _mm256_hadd_ps(x[0], x[1]), b = _mm256_hadd_ps(x[2], x[3]);
+    const __m256 c = _mm256_hadd_ps(x[4], x[5]), d = _mm256_hadd_ps(x[6], x[7]);
+    const __m256 e = _mm256_hadd_ps(a, b), f = _mm256_hadd_ps(c, d);
+    const __m256 sums = _mm256_add_ps(_mm256_permute2f128_ps(e, f, 0x20), _mm256_permute2f128_ps(e, f, 0x31));
+    _mm256_storeu_ps(out, _mm256_add_ps(_mm256_loadu_ps(out), sums));
+}
+#endif
+
+}  // namespace L2S_ISA
+}  // namespace l2s

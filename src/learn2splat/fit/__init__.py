@@ -1,0 +1,10 @@
+"""Fitting one scene: the loop, the choice of views, held-out metrics and checkpoints."""
+
+from .evaluate import PhotoScore as PhotoScore
+from .evaluate import mean_score as mean_score
+from .evaluate import rendered as rendered
+from .evaluate import score as score
+from .loop import CurvePoint as CurvePoint
+from .loop import FitResult as FitResult
+from .loop import Progress as Progress
+from .loop import fit as fit

@@ -1,0 +1,136 @@
+"""Checkpoints of a run: one safetensors file whose header holds JSON, so that tensors and numbers can never be of two different moments.
+
+    <folder>/state.safetensors
+        __metadata__.json    step, seconds, curve, horizon, the fingerprint of the run, versions
+        __metadata__.crc32   of the JSON and of every tensor, because safetensors itself does not notice a flipped bit
+        gaussians.*  average.*  optimizer.*  sampler.*
+
+Nothing is ever unpickled. The file is replaced atomically: kill the run at any moment, and the last complete checkpoint is there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zlib
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from ..errors import CheckpointError
+from ..gaussians.record import Gaussians
+from ..scenes import Scene
+from .files import atomic_write
+
+FORMAT = 1
+FILE_NAME = "state.safetensors"
+
+
+def save_checkpoint(folder: Path, tensors: dict[str, Tensor], info: dict) -> None:
+    """Write `tensors` (moved to the CPU) and the JSON-able `info` into `folder`, atomically.
+
+    Raises:
+        SaveError: the disk is full or not writable; the previous checkpoint is intact.
+    """
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    text = json.dumps({"format": FORMAT, **info})
+    data = safetensors.torch.save(tensors, metadata={"json": text, "crc32": _checksum(text, tensors)})
+    atomic_write(folder / FILE_NAME, data)
+
+
+def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict]:
+    """The inverse of `save_checkpoint`; tensors on the CPU.
+
+    Raises:
+        CheckpointError: there is none, or it is truncated, changed, or of another version.
+    """
+    path = folder / FILE_NAME
+    try:
+        with safetensors.safe_open(str(path), framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict, it cannot be iterated
+        text = metadata["json"]
+        info = json.loads(text)
+        intact = metadata["crc32"] == _checksum(text, tensors)
+    except FileNotFoundError:
+        raise CheckpointError(f"no checkpoint in {folder}: expected {FILE_NAME}, run without --resume to start") from None
+    except (safetensors.SafetensorError, OSError, KeyError, ValueError) as error:
+        raise CheckpointError(_damaged(path)) from error
+    if not intact:
+        raise CheckpointError(_damaged(path))
+    if info.get("format") != FORMAT:
+        raise CheckpointError(f"{path} has checkpoint format {info.get('format')}, this version reads {FORMAT}: use the version that wrote it or --overwrite")
+    return tensors, info
+
+
+def has_checkpoint(folder: Path) -> bool:
+    """Whether a checkpoint was ever completed in `folder`."""
+    return (folder / FILE_NAME).exists()
+
+
+def group(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors named `prefix.<name>`, by `<name>`."""
+    return {name[len(prefix) + 1 :]: tensor for name, tensor in tensors.items() if name.startswith(prefix + ".")}
+
+
+def named(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The inverse of `group`."""
+    return {f"{prefix}.{name}": tensor for name, tensor in tensors.items()}
+
+
+def fingerprint(scene: Scene, gaussians: Gaussians) -> dict[str, object]:
+    """What must be the same for a resumed run to be the same run, in the words that an error message can use."""
+    sizes = sorted({scene.size(i) for i in range(len(scene))})
+    return {
+        "scene": scene.name,
+        "number of photos": len(scene),
+        "photo size": " and ".join(f"{width}x{height}" for width, height in sizes[:4]),
+        "number of held-out photos": len(scene.test_idx),
+        "number of Gaussians": len(gaussians),
+        "content of the scene": _digest(
+            [*scene.images, scene.camtoworlds, scene.Ks, scene.background, torch.tensor(scene.train_idx), torch.tensor(scene.test_idx)],
+            "\n".join(scene.image_names),
+        ),
+        "start": _digest(list(gaussians.tensors().values()), ""),
+    }
+
+
+def check_same_run(saved: dict[str, object], current: dict[str, object], folder: Path) -> None:
+    """
+    Raises:
+        CheckpointError: `saved` and `current` differ; names the first difference.
+    """
+    for key in [*current, *(key for key in saved if key not in current)]:
+        there, here = saved.get(key), current.get(key)
+        if there != here:
+            values = f"{key} is {there} there and {here} here"
+            if key in ("content of the scene", "start"):
+                what = "the photos or cameras" if key == "content of the scene" else "the initial Gaussians"
+                values = f"{what} are not the same"
+            raise CheckpointError(f"the checkpoint in {folder} belongs to another run: {values}; give the options it was started with, or another --out")
+
+
+def _digest(tensors: list[Tensor], text: str) -> str:
+    """A short hash of values, shapes and text."""
+    digest = hashlib.blake2b(text.encode(), digest_size=12)
+    for tensor in tensors:
+        digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
+        digest.update(memoryview(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()))
+    return digest.hexdigest()
+
+
+def _checksum(text: str, tensors: dict[str, Tensor]) -> str:
+    """CRC-32 of the JSON, then of names, shapes and bytes of the tensors in the order of their names."""
+    crc = zlib.crc32(text.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        crc = zlib.crc32(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode(), crc)
+        crc = zlib.crc32(memoryview(tensor.contiguous().view(-1).view(torch.uint8).numpy()), crc)
+    return f"{crc:08x}"
+
+
+def _damaged(path: Path) -> str:
+    return f"{path} is truncated or damaged, so this run cannot go on from it: start again with --overwrite, or choose another --out"

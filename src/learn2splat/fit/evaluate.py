@@ -1,0 +1,75 @@
+"""Rendering the photos of a scene by position, and the held-out metrics: the mean over photos of per-photo PSNR and SSIM."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..gaussians.record import Gaussians
+from ..losses import psnr, ssim
+from ..render import render_views
+from ..scenes import Scene
+
+EVAL_BATCH = 8  # Views rendered at once in evaluation: bounds the memory on scenes with hundreds of held-out photos.
+
+
+def by_size(scene: Scene, idx: Iterable[int]) -> list[list[int]]:
+    """`idx` split into groups of equal photo size (a batch has one size), in order of first appearance."""
+    groups: dict[tuple[int, int], list[int]] = {}
+    for i in idx:
+        groups.setdefault(scene.size(i), []).append(i)
+    return list(groups.values())
+
+
+def render_photos(scene: Scene, gaussians: Gaussians, idx: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Render photos `idx` of the scene, which must have one size.
+
+    Returns:
+        renders and targets, both (V, H, W, 3) float32 on the device of the Gaussians; targets in [0, 1], renders not clamped.
+
+    Gradients reach the fields of `gaussians`.
+    """
+    device = gaussians.means.device
+    width, height = scene.size(idx[0])
+    rows = torch.as_tensor(idx)
+    targets = torch.stack([scene.image(i) for i in idx]).to(device)
+    renders = render_views(
+        gaussians, scene.viewmats[rows].to(device), scene.Ks[rows].to(device), width, height, background=scene.background.to(device)
+    )
+    return renders, targets
+
+
+@dataclass(frozen=True)
+class PhotoScore:
+    """What one photo scored: PSNR in dB and SSIM of the render clamped to [0, 1]."""
+
+    name: str
+    psnr: float
+    ssim: float
+
+
+@torch.no_grad()
+def rendered(scene: Scene, gaussians: Gaussians, idx: Sequence[int]) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """(position, render clamped to [0, 1], photo) for every photo of `idx`; both (H, W, 3). Photos of one size come together."""
+    for group in by_size(scene, idx):
+        for start in range(0, len(group), EVAL_BATCH):
+            batch = group[start : start + EVAL_BATCH]
+            renders, targets = render_photos(scene, gaussians, batch)
+            yield from zip(batch, renders.clamp(0, 1), targets)
+
+
+def score(scene: Scene, gaussians: Gaussians, idx: Sequence[int] | None = None) -> list[PhotoScore]:
+    """Scores of the photos `idx` (default: the held-out ones), in that order."""
+    idx = scene.test_idx if idx is None else idx
+    scores = {}
+    for i, render, photo in rendered(scene, gaussians, idx):
+        scores[i] = PhotoScore(scene.image_names[i], float(psnr(render[None], photo[None])[0]), float(ssim(render[None], photo[None])[0]))
+    return [scores[i] for i in idx]
+
+
+def mean_score(scores: Sequence[PhotoScore]) -> tuple[float, float]:
+    """(PSNR, SSIM): means over photos of per-photo values, the field's convention (not the PSNR of the mean error)."""
+    return sum(s.psnr for s in scores) / len(scores), sum(s.ssim for s in scores) / len(scores)

@@ -1,0 +1,280 @@
+"""`fit`: the one loop that optimizes the Gaussians of a scene, whatever the update rule. The command line runs this very function.
+
+    choose views -> render -> photometric loss (sum over views) -> gradients -> optimizer.step -> evaluate and save now and then
+
+What the loop promises: the same seed on the same machine gives the same bits, also when the run was killed and resumed; seconds
+count optimization only; held-out photos are looked at for the curve and never to choose what is returned; a run that
+diverges ends with its last finite state and says so.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+import torch
+
+from ..errors import CheckpointError, OptionError, SceneError
+from ..gaussians.record import Gaussians
+from ..losses import photometric_loss
+from ..optimizers import OptState, Task, UpdateRule, make_optimizer
+from ..scenes import Scene
+from .checkpoint import check_same_run, fingerprint, group, has_checkpoint, load_checkpoint, named, save_checkpoint
+from .evaluate import by_size, mean_score, render_photos, score
+from .views import ViewSampler
+
+DEFAULT_STEPS = 1000  # When neither steps nor seconds are given.
+EARLY_EVALS = (0, 10, 30, 100, 300, 1000)  # The curve is read on a logarithmic axis, ...
+EVAL_EVERY = 2000  # ... and then at every multiple of this.
+AVERAGE_FROM = 100  # Before this step the average lags behind too far to help (NOTES.md section 2, point 3).
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """Held-out quality after `step` inner steps, which took `seconds` of optimization: means over photos, PSNR in dB."""
+
+    step: int
+    seconds: float
+    psnr: float
+    ssim: float
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a progress bar may want to know after a step."""
+
+    step: int
+    seconds: float
+    loss: float  # Inner loss per view of this step, before its update.
+    curve: tuple[CurvePoint, ...]
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What a run ends with.
+
+    Attributes:
+        gaussians: normalised frame of the scene, no gradients.
+        curve: held-out quality over the run, in order of steps; its last point is that of `gaussians` unless `interrupted`.
+        steps, seconds: inner steps done and the time they took, evaluation and saving not counted.
+        diverged: a parameter or the loss became non-finite; `gaussians` are the last ones before that.
+        interrupted: `should_stop` ended the run early.
+    """
+
+    optimizer: str
+    gaussians: Gaussians
+    curve: tuple[CurvePoint, ...]
+    steps: int
+    seconds: float
+    diverged: bool
+    interrupted: bool
+
+    @property
+    def psnr(self) -> float:
+        """Held-out PSNR at the end, dB; NaN if nothing was evaluated before an interruption."""
+        return self.curve[-1].psnr if self.curve else math.nan
+
+    @property
+    def ssim(self) -> float:
+        """Held-out SSIM at the end."""
+        return self.curve[-1].ssim if self.curve else math.nan
+
+    @property
+    def best_psnr(self) -> float:
+        """The largest held-out PSNR of the curve; minus `psnr` it tells how far the run degraded. Not that of `gaussians`."""
+        return max((point.psnr for point in self.curve), default=math.nan)
+
+
+@dataclass
+class _Run:
+    """All that changes during a run, apart from the view sampler; this and the sampler are what a checkpoint holds."""
+
+    gaussians: Gaussians
+    state: OptState
+    average: Gaussians | None
+    step: int = 0
+    seconds: float = 0.0
+    curve: list[CurvePoint] = field(default_factory=list)
+    diverged: bool = False
+
+    def shown(self) -> Gaussians:
+        """The Gaussians that are evaluated and returned."""
+        return self.average if self.average is not None and self.step >= AVERAGE_FROM else self.gaussians
+
+
+def default_eval_steps(step: int) -> bool:
+    """Whether the curve has a point at `step`: 0, 10, 30, 100, 300, 1000, 2000, 4000, then every 2000."""
+    return step in EARLY_EVALS or step % EVAL_EVERY == 0
+
+
+def fit(
+    scene: Scene,
+    gaussians: Gaussians,
+    optimizer: UpdateRule | str,
+    *,
+    steps: int | None = None,
+    max_seconds: float | None = None,
+    views_per_step: int = 8,
+    seed: int = 0,
+    eval_at: Iterable[int] | None = None,
+    average: bool = False,
+    checkpoint: Path | str | None = None,
+    save_every: float = 30.0,
+    resume: bool = False,
+    on_step: Callable[[Progress], None] | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> FitResult:
+    """Optimize `gaussians` on the train photos of `scene`.
+
+    Args:
+        scene: at least one train and one held-out photo.
+        gaussians: the start, in the normalised frame; their device is where everything runs. Not changed.
+        optimizer: an update rule, or its name for `make_optimizer`.
+        steps: stop after so many inner steps; also the horizon of rules that have a schedule.
+        max_seconds: stop after so many seconds of optimization. Without either: 1000 steps.
+        views_per_step: photos per inner step; all of them where the scene has fewer.
+        seed: of the view sampling and of the initial state of the rule.
+        eval_at: steps at which the held-out photos are scored, besides the last; default: `default_eval_steps`.
+        average: return and evaluate an exponential average of the iterates (from step 100), which is less noisy.
+        checkpoint: folder in which to keep a checkpoint, replaced every `save_every` seconds and at the end.
+        resume: go on from that checkpoint if there is one. Steps and seconds count from the beginning of the run.
+        on_step: called after every step and every evaluation.
+        should_stop: asked before every step; if true, the run is saved and ends.
+
+    Raises:
+        OptionError: an option makes no sense.
+        SceneError: no train or no held-out photo.
+        CheckpointError: the checkpoint to resume is damaged or belongs to another run.
+        SaveError: a checkpoint cannot be written; the one before is intact.
+    """
+    rule = make_optimizer(optimizer) if isinstance(optimizer, str) else optimizer
+    steps = DEFAULT_STEPS if steps is None and max_seconds is None else steps
+    _check_options(scene, gaussians, steps, max_seconds, save_every)
+    is_eval_step = default_eval_steps if eval_at is None else set(eval_at).__contains__
+    folder = None if checkpoint is None else Path(checkpoint)
+
+    train = list(scene.train_idx)
+    sampler = ViewSampler(scene.camtoworlds[train, :3, 3], views_per_step, torch.Generator().manual_seed(seed))
+    options = {"optimizer": rule.name, "views_per_step": sampler.views_per_step, "seed": seed, "average": average}
+    identity = {**options, **fingerprint(scene, gaussians)} if folder else {}
+    if folder and resume and has_checkpoint(folder):
+        run = _load(folder, sampler, identity, gaussians.means.device)
+    else:
+        start = gaussians.detach().clone()
+        # Cameras all in one place have no extent; the subject's distance, 1 in the normalised frame, is then the natural unit.
+        task = Task(scene_scale=scene.scene_scale or 1.0, views_per_step=sampler.views_per_step, steps=steps)
+        state = rule.init(start, task, torch.Generator().manual_seed(seed))
+        run = _Run(start, state, start if average else None)
+
+    good = run  # The last state whose parameters and loss were finite.
+    loss = math.nan
+    interrupted = False
+    last_save = time.monotonic()
+
+    def report() -> None:
+        if on_step:
+            on_step(Progress(run.step, run.seconds, loss, tuple(run.curve)))
+
+    while True:
+        finished = run.diverged or (steps is not None and run.step >= steps) or (max_seconds is not None and run.seconds >= max_seconds)
+        if (finished or is_eval_step(run.step)) and not (run.curve and run.curve[-1].step == run.step):
+            run.curve.append(CurvePoint(run.step, run.seconds, *mean_score(score(scene, run.shown()))))
+            report()
+        interrupted = not finished and should_stop is not None and should_stop()
+        if folder and (finished or interrupted or time.monotonic() - last_save >= save_every):
+            _save(folder, run, sampler, identity)
+            last_save = time.monotonic()
+        if finished or interrupted:
+            break
+
+        began = time.perf_counter()
+        views = [train[i] for i in sampler.next()]
+        total, grads = loss_and_gradients(scene, run.gaussians, views)
+        loss = total / len(views)
+        new = None
+        if math.isfinite(total):
+            good = run
+            new_gaussians, new_state = rule.step(run.gaussians, grads, run.state)
+            if new_gaussians.is_finite():
+                new = replace(run, gaussians=new_gaussians, state=new_state, average=_averaged(run, new_gaussians), step=run.step + 1)
+        seconds = run.seconds + time.perf_counter() - began
+        curve = run.curve if new else [point for point in run.curve if point.step <= good.step]
+        run = replace(new or good, seconds=seconds, curve=curve, diverged=new is None)
+        report()
+
+    return FitResult(rule.name, run.shown(), tuple(run.curve), run.step, run.seconds, run.diverged, interrupted)
+
+
+def loss_and_gradients(scene: Scene, gaussians: Gaussians, views: list[int]) -> tuple[float, Gaussians]:
+    """The inner loss, summed over `views` (photo positions; any sizes), and its gradient with respect to the stored fields."""
+    leaves = gaussians.detach().requires_grad_()
+    total = sum(photometric_loss(*render_photos(scene, leaves, same_size)) for same_size in by_size(scene, views))
+    grads = torch.autograd.grad(total, list(leaves.tensors().values()))
+    return float(total.detach()), Gaussians(*grads)
+
+
+def _averaged(run: _Run, new: Gaussians) -> Gaussians | None:
+    """The next exponential average: a decay that grows to 0.9, so that early iterates are soon forgotten."""
+    if run.average is None:
+        return None
+    decay = min(0.9, (run.step + 1) / (run.step + 10))
+    return run.average.zip_map(lambda mean, value: torch.lerp(value, mean, decay), new)
+
+
+def _save(folder: Path, run: _Run, sampler: ViewSampler, identity: dict) -> None:
+    """One checkpoint: everything that `_load` needs for the same bits."""
+    state_tensors, state_info = run.state.state_dict()
+    tensors = {
+        **named("gaussians", run.gaussians.tensors()),
+        **named("optimizer", state_tensors),
+        **named("sampler", sampler.state_dict()),
+        **(named("average", run.average.tensors()) if run.average else {}),
+    }
+    info = {
+        "run": identity,
+        "step": run.step,
+        "seconds": run.seconds,
+        "curve": [asdict(point) for point in run.curve],
+        "diverged": run.diverged,
+        "optimizer": state_info,
+    }
+    save_checkpoint(folder, tensors, info)
+
+
+def _load(folder: Path, sampler: ViewSampler, identity: dict, device: torch.device) -> _Run:
+    """The run of a checkpoint; the sampler is brought to where it was."""
+    tensors, info = load_checkpoint(folder)
+    try:
+        check_same_run(info["run"], identity, folder)
+        tensors = {name: tensor if name.startswith("sampler.") else tensor.to(device) for name, tensor in tensors.items()}
+        sampler.load_state_dict(group(tensors, "sampler"))
+        average = group(tensors, "average")
+        return _Run(
+            gaussians=Gaussians(**group(tensors, "gaussians")),
+            state=OptState.from_state_dict(group(tensors, "optimizer"), info["optimizer"]),
+            average=Gaussians(**average) if average else None,
+            step=info["step"],
+            seconds=info["seconds"],
+            curve=[CurvePoint(**point) for point in info["curve"]],
+            diverged=info["diverged"],
+        )
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(f"the checkpoint in {folder} was written by another version of learn2splat ({error}): start again with --overwrite") from error
+
+
+def _check_options(scene: Scene, gaussians: Gaussians, steps: int | None, max_seconds: float | None, save_every: float) -> None:
+    if steps is not None and steps < 0:
+        raise OptionError(f"steps must be 0 or more, got {steps}")
+    if max_seconds is not None and not max_seconds > 0:
+        raise OptionError(f"max_seconds must be positive, got {max_seconds}")
+    if not save_every > 0:
+        raise OptionError(f"save_every must be positive, got {save_every}")
+    if not scene.train_idx or not scene.test_idx:
+        raise SceneError(f"scene {scene.name} has {len(scene.train_idx)} train and {len(scene.test_idx)} held-out photos: at least one of each is needed")
+    if len(gaussians) == 0:
+        raise SceneError("there are no Gaussians to optimize: the initial point cloud is empty")
+    if not gaussians.is_finite():
+        raise OptionError("the initial Gaussians hold NaN or infinite numbers: fit needs a finite start")
