@@ -1,6 +1,69 @@
 """Update rules: Adam and its relatives, SGD, the hand-made `nominal` rule and the learned ones."""
 
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from ..errors import OptionError
+from .adam import AUTO, GSPLAT, TUNED, Adam, AdamConfig
 from .base import OptState as OptState
 from .base import Task as Task
 from .base import UpdateRule as UpdateRule
 from .base import seen_rows as seen_rows
+from .nominal import Nominal, NominalConfig
+from .sgd import SGD, SGDConfig
+
+# What `make_optimizer` knows: name -> what it is, in one line.
+OPTIMIZERS: dict[str, str] = {
+    "adam": "Adam with the learning rates of 3DGS; means decayed to 1 %",
+    "adam-tuned": "Adam, all learning rates x5, means not decayed, beta1 0.99",
+    "adam-gsplat": "Adam with gsplat's batch-size scaling of rates, betas and eps",
+    "adam-auto": "Adam with learning rates per group searched once on training scenes",
+    "sgd": "plain gradient descent with hand-set rates",
+    "nominal": "hand-made scale-free Adam per Gaussian that knows the local spacing",
+    "learned": "the learned optimizer: the anchored network with the weights that ship with the package",
+    "anchored": "nominal times learned gains plus a bounded correction (kNN-attention network); untrained it is nominal",
+    "paper": "the network of the Learn2Splat paper: point transformer with latent state",
+}
+
+
+def make_optimizer(name: str, **options: object) -> UpdateRule:
+    """The update rule called `name` (a key of `OPTIMIZERS`).
+
+    Args:
+        options: replace constants of the rule, by the field names of its configuration (`AdamConfig`, `SGDConfig`, `NominalConfig`); for the
+            learned rules, the arguments of their classes.
+
+    Raises:
+        OptionError: unknown name or option, or a value that makes no sense.
+    """
+    if name not in OPTIMIZERS:
+        raise OptionError(f"unknown optimizer {name!r}: choose one of {', '.join(OPTIMIZERS)}")
+    try:
+        return _build(name, options)
+    except TypeError as error:  # an unknown keyword, named in the error's text
+        raise OptionError(f"optimizer {name}: {error}; see its configuration class for the options") from error
+
+
+def _build(name: str, options: dict) -> UpdateRule:
+    # The learned rules are imported on use: plain rules need neither their modules nor their weights.
+    if name in ("learned", "anchored"):
+        from .anchored import Anchored
+
+        return Anchored(**options)
+    if name == "paper":
+        from .paper import Paper
+
+        return Paper(**options)
+    return _PLAIN[name](options)
+
+
+_PLAIN: dict[str, Callable[[dict], UpdateRule]] = {
+    "adam": lambda options: Adam(AdamConfig(**options)),
+    "adam-tuned": lambda options: Adam(replace(TUNED, **options), "adam-tuned"),
+    "adam-gsplat": lambda options: Adam(replace(GSPLAT, **options), "adam-gsplat"),
+    "adam-auto": lambda options: Adam(replace(AUTO, **options), "adam-auto"),
+    "sgd": lambda options: SGD(SGDConfig(**options)),
+    "nominal": lambda options: Nominal(NominalConfig(**options)),
+}

@@ -150,6 +150,6 @@ class UpdateRule(abc.ABC):
 
 
 def seen_rows(flat_grads: Tensor) -> Tensor:
-    """Mask (N,) of the Gaussians with a usable gradient: not all zero (unseen), not NaN, infinite or huge. `flat_grads`: (N, 59)."""
-    largest = torch.linalg.vector_norm(flat_grads, ord=float("inf"), dim=1)  # NaN where a row holds one, and comparisons with NaN are False
-    return (largest > 0) & (largest < MAX_GRADIENT)
+    """Mask (N,) of the Gaussians with a usable gradient (N, 59): not all zero (unseen), no NaN, magnitudes below `MAX_GRADIENT` in sum."""
+    size = flat_grads.abs().sum(1)  # NaN and infinity propagate, and comparisons with NaN are False
+    return (size > 0) & (size < MAX_GRADIENT)

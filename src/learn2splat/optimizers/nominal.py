@@ -1,0 +1,129 @@
+"""The hand-made scale-free rule `nominal`: an Adam per Gaussian whose steps for the means know the local spacing.
+
+Direction: Adam per Gaussian with a count per Gaussian, clamped; unseen Gaussians stay untouched. Step sizes: constants per parameter group, for
+the means times the local spacing. No schedule. Clamps of METHOD.md section 2. The learned rule `anchored` multiplies the same direction and step
+sizes by gains and adds a bounded correction: the functions here are its parts, and untrained it takes the same steps to the last bit.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor
+
+from ..errors import OptionError
+from ..gaussians.knn import knn
+from ..gaussians.record import COLUMNS, FIELDS, NUM_PARAMS, WIDTHS, Gaussians
+from ._moments import adam_direction, clean_gradients, init_moments, update_moments
+from .base import OptState, Task, UpdateRule
+
+# METHOD.md section 2: what refinement never leaves.
+MIN_LOG_SCALE, MAX_LOG_SCALE = -8.0, math.log(3.0)
+MAX_LOGIT_OPACITY = 7.0
+MAX_SH = 2.0
+
+
+@dataclass(frozen=True)
+class NominalConfig:
+    """The constants of the rule. Step sizes are per unit of the Adam direction, which is about 1 where the gradient keeps its sign."""
+
+    means: float = 8e-4  # World units, for a Gaussian whose spacing is `reference_spacing`.
+    quats: float = 5e-3  # Of a unit quaternion.
+    log_scales: float = 1.5e-2
+    logit_opacities: float = 0.1
+    sh0: float = 1e-2
+    shN: float = 6e-4
+    beta1: float = 0.9
+    beta2: float = 0.999
+    max_direction: float = 5.0  # Bound of every entry of the direction.
+    reference_spacing: float = 0.02  # World units.
+    min_spacing_ratio: float = 0.2  # Bounds of spacing / reference_spacing.
+    max_spacing_ratio: float = 10.0
+    neighbours: int = 8  # The spacing is the mean distance to this many nearest neighbours.
+    refresh_every: int = 20  # Steps between two measurements of the spacing.
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name in ("beta1", "beta2"):
+                if not 0 <= value < 1:
+                    raise OptionError(f"{field.name} must be in [0, 1), got {value}")
+            elif not value > 0:
+                raise OptionError(f"{field.name} of the nominal rule must be above 0, got {value}")
+
+
+class Nominal(UpdateRule):
+    """The rule of this module. State: `m`, `v` (N, 59), `count` (N,), `spacing` (N,) world units, NaN where not measured yet."""
+
+    name = "nominal"
+
+    def __init__(self, config: NominalConfig | None = None) -> None:
+        self.config = config or NominalConfig()
+
+    def init(self, gaussians: Gaussians, task: Task, generator: torch.Generator) -> OptState:
+        return OptState({**init_moments(gaussians), "spacing": unknown_spacing(gaussians.means)}, task=task)
+
+    @torch.no_grad()
+    def step(self, gaussians: Gaussians, grads: Gaussians, state: OptState) -> tuple[Gaussians, OptState]:
+        config = self.config
+        direction, seen, tensors = nominal_direction(grads, state.tensors, config)
+        tensors["spacing"] = refreshed_spacing(gaussians.means, state, config)
+        delta = direction * step_sizes(tensors["spacing"], config)
+        return apply_update(gaussians, delta, seen), replace(state, tensors=tensors, step=state.step + 1)
+
+    def fresh_rows(self, name: str, like: Tensor, count: int, generator: torch.Generator) -> Tensor:
+        rows = super().fresh_rows(name, like, count, generator)
+        return rows.fill_(torch.nan) if name == "spacing" else rows
+
+
+def nominal_direction(grads: Gaussians, tensors: dict[str, Tensor], config: NominalConfig) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    """Direction (N, 59) within +-max_direction, zero for the unseen; seen (N,) bool; the new `m`, `v`, `count`."""
+    flat, seen = clean_gradients(grads)
+    moments = update_moments(tensors, flat, seen, config.beta1, config.beta2)
+    direction = adam_direction(moments, seen, config.beta1, config.beta2)
+    return direction.clamp_(-config.max_direction, config.max_direction), seen, moments
+
+
+def step_sizes(spacing: Tensor, config: NominalConfig) -> Tensor:
+    """How far a direction of 1 moves each number: (N, 59), positive; `spacing` (N,) world units."""
+    per_column = [rate for name in FIELDS for rate in [getattr(config, name)] * WIDTHS[name]]
+    sizes = spacing.new_tensor(per_column).repeat(len(spacing), 1)
+    ratio = (spacing / config.reference_spacing).clamp(config.min_spacing_ratio, config.max_spacing_ratio)
+    sizes[:, COLUMNS["means"]] *= ratio.unsqueeze(1)
+    return sizes
+
+
+def local_spacing(means: Tensor, neighbours: int = 8) -> Tensor:
+    """Mean distance (N,) in world units to the `neighbours` nearest others (to fewer where fewer exist, 0 for a lone Gaussian)."""
+    others = min(neighbours, len(means) - 1)
+    if others < 1:
+        return torch.zeros_like(means[:, 0])
+    _, distances = knn(means, others + 1)
+    return distances[:, 1:].mean(1)
+
+
+def unknown_spacing(means: Tensor) -> Tensor:
+    """(N,) NaN: to be measured at the next step."""
+    return torch.full_like(means[:, 0], torch.nan)
+
+
+def refreshed_spacing(means: Tensor, state: OptState, config: NominalConfig) -> Tensor:
+    """`state.tensors["spacing"]`, measured anew every `refresh_every` steps and when some Gaussian is brand-new."""
+    spacing = state.tensors["spacing"]
+    if state.step % config.refresh_every == 0 or bool(spacing.sum().isnan()):
+        return local_spacing(means, config.neighbours)
+    return spacing.clone()
+
+
+def apply_update(gaussians: Gaussians, delta: Tensor, seen: Tensor) -> Gaussians:
+    """`gaussians - delta` (N, 59), quaternions normalised, clamps of METHOD.md section 2. Rows that were not seen keep their bits."""
+    old = gaussians.flatten()
+    new = old - delta
+    quats = new[:, COLUMNS["quats"]]
+    quats /= quats.square().sum(1, keepdim=True).sqrt_().clamp_min_(1e-12)
+    new[:, COLUMNS["log_scales"]].clamp_(MIN_LOG_SCALE, MAX_LOG_SCALE)
+    new[:, COLUMNS["logit_opacities"]].clamp_(-MAX_LOGIT_OPACITY, MAX_LOGIT_OPACITY)
+    new[:, COLUMNS["sh0"].start : NUM_PARAMS].clamp_(-MAX_SH, MAX_SH)
+    return Gaussians.unflatten(torch.where(seen.unsqueeze(1), new, old))
