@@ -1,0 +1,60 @@
+"""The command line: one file per subcommand, each a dataclass that parses, calls and prints.
+
+Exit codes: 0 done; 2 the user can mend it (one sentence on stderr; the trace with --debug), which includes Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import tyro
+
+from .. import __version__
+from ..errors import Learn2SplatError
+from .common import Command, Interrupted
+from .demo import Demo
+from .eval import Eval
+from .fit import Fit
+from .render import Render
+
+Commands = (
+    Annotated[Fit, tyro.conf.subcommand("fit")]
+    | Annotated[Eval, tyro.conf.subcommand("eval")]
+    | Annotated[Render, tyro.conf.subcommand("render")]
+    | Annotated[Demo, tyro.conf.subcommand("demo")]
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one subcommand; `argv` without the program name (default: the process's). Returns the exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments == ["--version"]:
+        print(f"learn2splat {__version__}")
+        return 0
+    try:
+        command: Command = tyro.cli(
+            Commands,
+            prog="learn2splat",
+            description="Fit 3D Gaussian Splatting scenes with a learned optimizer, on a CPU or a GPU.",
+            args=arguments,
+            config=(tyro.conf.FlagCreatePairsOff,),
+        )
+    except SystemExit as parsed:  # tyro has printed the help, or what is wrong with the arguments
+        return int(parsed.code or 0)
+    try:
+        command.run()
+    except (Learn2SplatError, OSError, Interrupted) as error:
+        return _fail(str(error), error, command.debug)
+    except KeyboardInterrupt as error:
+        return _fail("stopped by Ctrl-C; what had been saved before is intact", error, command.debug)
+    return 0
+
+
+def _fail(message: str, error: BaseException, debug: bool) -> int:
+    """One sentence for the user, or everything for whoever looks for a bug."""
+    if debug:
+        raise error
+    print("learn2splat: " + " ".join(message.split()), file=sys.stderr)
+    return 2

@@ -51,7 +51,7 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict]:
     try:
         with safetensors.safe_open(str(path), framework="pt") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict, it cannot be iterated
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
         text = metadata["json"]
         info = json.loads(text)
         intact = metadata["crc32"] == _checksum(text, tensors)
@@ -62,7 +62,7 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict]:
     if not intact:
         raise CheckpointError(_damaged(path))
     if info.get("format") != FORMAT:
-        raise CheckpointError(f"{path} has checkpoint format {info.get('format')}, this version reads {FORMAT}: use the version that wrote it or --overwrite")
+        raise CheckpointError(f"{path} has checkpoint format {info.get('format')}, this version reads {FORMAT}: start again with --overwrite")
     return tensors, info
 
 
@@ -110,7 +110,7 @@ def check_same_run(saved: dict[str, object], current: dict[str, object], folder:
             if key in ("content of the scene", "start"):
                 what = "the photos or cameras" if key == "content of the scene" else "the initial Gaussians"
                 values = f"{what} are not the same"
-            raise CheckpointError(f"the checkpoint in {folder} belongs to another run: {values}; give the options it was started with, or another --out")
+            raise CheckpointError(f"the checkpoint in {folder} belongs to another run: {values}; give the options of its start, or another --out")
 
 
 def _digest(tensors: list[Tensor], text: str) -> str:

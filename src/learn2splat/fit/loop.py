@@ -50,6 +50,7 @@ class Progress:
     seconds: float
     loss: float  # Inner loss per view of this step, before its update.
     curve: tuple[CurvePoint, ...]
+    gaussians: Gaussians  # As they would be evaluated after this step.
 
 
 @dataclass(frozen=True)
@@ -176,7 +177,7 @@ def fit(
 
     def report() -> None:
         if on_step:
-            on_step(Progress(run.step, run.seconds, loss, tuple(run.curve)))
+            on_step(Progress(run.step, run.seconds, loss, tuple(run.curve), run.shown()))
 
     while True:
         finished = run.diverged or (steps is not None and run.step >= steps) or (max_seconds is not None and run.seconds >= max_seconds)
@@ -262,7 +263,7 @@ def _load(folder: Path, sampler: ViewSampler, identity: dict, device: torch.devi
             diverged=info["diverged"],
         )
     except (KeyError, TypeError) as error:
-        raise CheckpointError(f"the checkpoint in {folder} was written by another version of learn2splat ({error}): start again with --overwrite") from error
+        raise CheckpointError(f"the checkpoint in {folder} was written by another version ({error}): start again with --overwrite") from error
 
 
 def _check_options(scene: Scene, gaussians: Gaussians, steps: int | None, max_seconds: float | None, save_every: float) -> None:
@@ -273,7 +274,8 @@ def _check_options(scene: Scene, gaussians: Gaussians, steps: int | None, max_se
     if not save_every > 0:
         raise OptionError(f"save_every must be positive, got {save_every}")
     if not scene.train_idx or not scene.test_idx:
-        raise SceneError(f"scene {scene.name} has {len(scene.train_idx)} train and {len(scene.test_idx)} held-out photos: at least one of each is needed")
+        counts = f"{len(scene.train_idx)} train and {len(scene.test_idx)} held-out photos"
+        raise SceneError(f"scene {scene.name} has {counts}: at least one of each is needed")
     if len(gaussians) == 0:
         raise SceneError("there are no Gaussians to optimize: the initial point cloud is empty")
     if not gaussians.is_finite():

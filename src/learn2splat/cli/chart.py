@@ -1,0 +1,86 @@
+"""A line chart as inline SVG: no scripts, colours from the page's style sheet, so it follows light and dark."""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+WIDTH, HEIGHT = 460, 300
+LEFT, RIGHT, TOP, BOTTOM = 44, 84, 14, 42  # margins in px; the right one holds the names at the ends of the lines
+LABEL_HEIGHT = 15
+
+
+@dataclass(frozen=True)
+class Series:
+    """A named line; `color` is a CSS colour."""
+
+    name: str
+    color: str
+    points: Sequence[tuple[float, float]]
+
+
+def line_chart(series: Sequence[Series], x_label: str, y_label: str, *, log_x: bool) -> str:
+    """An `<svg>`. With `log_x`, x = 0 is drawn at the left edge, one tick before the first positive x."""
+    xs = [x for s in series for x, _ in s.points]
+    ys = [y for s in series for _, y in s.points]
+    y_ticks = nice_ticks(min(ys), max(ys), 6)
+    low, high = min(y_ticks[0], min(ys)), max(y_ticks[-1], max(ys))
+    first = min((x for x in xs if x > 0), default=1.0)
+    if log_x:
+        x_ticks = [0.0, *sorted({x for x in xs if x > 0})]
+        start = math.log10(first) - 0.35
+        span = max(math.log10(max(xs)) - start, 1e-9)
+    else:
+        x_ticks = nice_ticks(0, max(xs), 6)
+        start, span = 0.0, max(max(xs), 1e-9)
+
+    def px(x: float) -> float:
+        along = (math.log10(x) if x > 0 else start) if log_x else x
+        return LEFT + (along - start) / span * (WIDTH - LEFT - RIGHT)
+
+    def py(y: float) -> float:
+        return HEIGHT - BOTTOM - (y - low) / max(high - low, 1e-9) * (HEIGHT - TOP - BOTTOM)
+
+    right = WIDTH - RIGHT
+    out = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{html.escape(y_label)} against {html.escape(x_label)}">']
+    for y in y_ticks:
+        out.append(f'<line class="grid" x1="{LEFT}" x2="{right}" y1="{py(y):.1f}" y2="{py(y):.1f}"/>')
+        out.append(f'<text x="{LEFT - 7}" y="{py(y) + 4:.1f}" text-anchor="end">{y:g}</text>')
+    last_tick = -math.inf
+    for x in x_ticks:
+        if x <= max(xs) * 1.0001 and px(x) - last_tick > 26:
+            out.append(f'<text x="{px(x):.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{x:g}</text>')
+            last_tick = px(x)
+    out.append(f'<line class="axis" x1="{LEFT}" x2="{right}" y1="{HEIGHT - BOTTOM}" y2="{HEIGHT - BOTTOM}"/>')
+    out.append(f'<text x="{(LEFT + right) / 2}" y="{HEIGHT - 6}" text-anchor="middle">{html.escape(x_label)}</text>')
+    label_y = _spread([py(s.points[-1][1]) + 4 for s in series], LABEL_HEIGHT)
+    for s, at in zip(series, label_y):
+        path = " ".join(f"{px(x):.1f},{py(y):.1f}" for x, y in s.points)
+        out.append(f'<polyline points="{path}" style="stroke:{s.color}"/>')
+        for x, y in s.points:
+            tip = f"<title>{html.escape(s.name)}: {x:.4g}, {y:.2f}</title>"
+            out.append(f'<circle cx="{px(x):.1f}" cy="{py(y):.1f}" r="2.6" style="fill:{s.color}">{tip}</circle>')
+        out.append(f'<text class="label" x="{px(s.points[-1][0]) + 8:.1f}" y="{at:.1f}" style="fill:{s.color}">{html.escape(s.name)}</text>')
+    return "".join(out) + "</svg>"
+
+
+def nice_ticks(low: float, high: float, count: int) -> list[float]:
+    """About `count` round numbers from at or below `low` to at or above `high`."""
+    rough = max(high - low, 1e-9) / max(count - 1, 1)
+    magnitude = 10.0 ** math.floor(math.log10(rough))
+    step = next(m * magnitude for m in (1, 2, 5, 10) if m * magnitude >= rough * 0.999)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [round(i * step, 10) for i in range(first, last + 1)]
+
+
+def _spread(wanted: list[float], gap: float) -> list[float]:
+    """Vertical positions at least `gap` apart, as near to the wanted ones as a pass from the top allows; order kept."""
+    order = sorted(range(len(wanted)), key=wanted.__getitem__)
+    placed = list(wanted)
+    for before, after in pairwise(order):
+        placed[after] = max(placed[after], placed[before] + gap)
+    overflow = max(0.0, max(placed) - (HEIGHT - BOTTOM + 4)) if placed else 0.0
+    return [y - overflow for y in placed]

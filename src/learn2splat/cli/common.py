@@ -1,0 +1,117 @@
+"""What the subcommands share: the base class, devices, signals, and JSON that every reader accepts."""
+
+from __future__ import annotations
+
+import abc
+import json
+import math
+import os
+import platform
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+import tyro
+
+from .. import __version__
+from ..errors import BackendError
+
+DeviceName = Literal["cpu", "cuda"]
+
+
+class Interrupted(Exception):
+    """Ctrl-C or a termination signal, after everything was saved. The message says how to go on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command(abc.ABC):
+    """Options of every subcommand."""
+
+    debug: bool = False
+    """Show the whole trace when something goes wrong."""
+
+    @abc.abstractmethod
+    def run(self) -> None:
+        """Do it; raises Learn2SplatError or Interrupted with one sentence for the user."""
+
+
+def require_device(name: DeviceName) -> torch.device:
+    """
+    Raises:
+        BackendError: CUDA is asked for and cannot be used.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise BackendError(f"--device cuda needs a CUDA device, and torch {torch.__version__} finds none: use --device cpu, or a CUDA build of torch")
+    return torch.device(name)
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[Callable[[], bool]]:
+    """Turn the first Ctrl-C or SIGTERM into a flag, so that the step under way is finished and saved. A second one stops at once."""
+    received: list[int] = []
+
+    def handler(number: int, _frame: object) -> None:
+        received.append(number)
+        restore()
+
+    def restore() -> None:
+        for number, previous in before.items():
+            signal.signal(number, previous)
+
+    # Python delivers signals to the main thread only, and lets no other thread set handlers.
+    in_main = threading.current_thread() is threading.main_thread()
+    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)} if in_main else {}
+    try:
+        yield lambda: bool(received)
+    finally:
+        restore()
+
+
+def to_json(value: object, *, indent: int | None = None) -> str:
+    """Strict JSON: NaN and infinities, which JSON does not have, become null."""
+    return json.dumps(_finite(value), indent=indent, allow_nan=False)
+
+
+def _finite(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def note(text: str) -> None:
+    """A line for the user on stderr; stdout is for results."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def machine() -> dict[str, object]:
+    """Where numbers were measured: processor, threads, versions."""
+    return {
+        "cpu": _cpu_name(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "learn2splat": __version__,
+    }
+
+
+def _cpu_name() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text(errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+Positional = Annotated[Path, tyro.conf.Positional]

@@ -1,0 +1,112 @@
+"""`learn2splat demo`: fit the built-in scene with several optimizers; a table in the terminal and a page to look at."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from ..errors import OptionError
+from ..fit import Progress, fit, rendered, score
+from ..fit.files import atomic_write
+from ..gaussians import Gaussians, init_from_points
+from ..optimizers import make_optimizer
+from ..scenes import Scene, make_procedural_scene
+from .common import Command, Interrupted, machine, note, stop_on_signals
+from .progress import FitProgress
+from .report import DemoRun, render_report
+
+OPTIMIZERS = ("adam", "adam-auto", "learned")
+EVAL_STEPS = (0, 3, 10, 30, 100, 200, 300)
+SHOWN_STEPS = (0, 10, 30, 100, 300)
+MAX_SECONDS = 40.0  # Per optimizer, so that the demo ends soon on any machine.
+
+
+@dataclass(frozen=True)
+class Demo(Command):
+    """Fit the built-in scene with three optimizers and write a report."""
+
+    out: Path = Path("out/demo")
+    """Folder for report.html."""
+    steps: int = 300
+    """Steps of each optimizer."""
+    seed: int = 0
+    """Fixes the scene and everything that is random."""
+
+    def run(self) -> None:
+        if self.steps < 1:
+            raise OptionError(f"--steps must be at least 1, got {self.steps}")
+        note("making the scene")
+        scene = make_procedural_scene(self.seed)
+        start = init_from_points(scene.points, scene.colors, generator=torch.Generator().manual_seed(self.seed))
+        shown = [step for step in SHOWN_STEPS if step < self.steps] + [self.steps]
+        runs = [self._fit(scene, start, name, shown) for name in OPTIMIZERS]
+        _print_table(runs, shown)
+        report = self.out / "report.html"
+        atomic_write(report, render_report(scene, runs, shown, headline(runs), self._facts(scene)))
+        print(f"Report: {report}")
+
+    def _fit(self, scene: Scene, start: Gaussians, name: str, shown: list[int]) -> DemoRun:
+        first = scene.test_idx[:1]
+        stages: dict[int, torch.Tensor] = {}
+
+        with stop_on_signals() as should_stop, FitProgress(name, self.steps, None) as bar:
+
+            def on_step(progress: Progress) -> None:
+                bar(progress)
+                if progress.step in shown and progress.step not in stages:
+                    stages[progress.step] = next(rendered(scene, progress.gaussians, first))[1]
+
+            result = fit(
+                scene,
+                start,
+                make_optimizer(name),
+                steps=self.steps,
+                max_seconds=MAX_SECONDS,
+                seed=self.seed,
+                eval_at=EVAL_STEPS,
+                on_step=on_step,
+                should_stop=should_stop,
+            )
+        if result.interrupted:
+            raise Interrupted("stopped; the demo writes its report only at the end")
+        renders = {i: render for i, render, _ in rendered(scene, result.gaussians, scene.test_idx)}
+        return DemoRun(name, result, score(scene, result.gaussians), [renders[i] for i in scene.test_idx], stages)
+
+    def _facts(self, scene: Scene) -> dict[str, str]:
+        here = machine()
+        return {
+            "command": " ".join(["learn2splat", *sys.argv[1:]]),
+            "processor": f"{here['cpu']}, {here['threads']} of {here['cores']} cores",
+            "versions": f"learn2splat {here['learn2splat']}, torch {here['torch']}, Python {here['python']}, {here['system']}",
+            "scene": f"{scene.name}, seed {self.seed}: {len(scene)} photos, {len(scene.points)} points",
+            "protocol": "every 8th photo held out; 8 photos per step; L1 and SSIM loss; no density control; time is optimization only",
+        }
+
+
+def headline(runs: list[DemoRun]) -> str:
+    """What the numbers say: when the last run passes the final PSNR of the first."""
+    first, last = runs[0], runs[-1]
+    end = f"After {first.result.steps} steps, {first.name} reaches {first.result.psnr:.2f} dB and {last.name} {last.result.psnr:.2f} dB"
+    passed = next((point for point in last.result.curve if point.psnr >= first.result.psnr), None)
+    if passed is None or passed.step >= first.result.steps:
+        return end + "."
+    return f"{end}; {last.name} was past {first.name}'s final value at step {passed.step}."
+
+
+def _print_table(runs: list[DemoRun], shown: list[int]) -> None:
+    table = Table(title="Held-out PSNR (dB) of the built-in scene")
+    table.add_column("optimizer")
+    for step in shown:
+        table.add_column(f"step {step}", justify="right")
+    for name in ("SSIM", "seconds", "ms/step"):
+        table.add_column(name, justify="right")
+    for run in runs:
+        values = [run.psnr_at(step) for step in shown]
+        row = ["-" if value is None else f"{value:.2f}" for value in values]
+        table.add_row(run.name, *row, f"{run.result.ssim:.3f}", f"{run.result.seconds:.1f}", f"{run.ms_per_step:.0f}")
+    Console().print(table)

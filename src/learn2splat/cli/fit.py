@@ -1,0 +1,199 @@
+"""`learn2splat fit SCENE`: optimize the Gaussians of a scene and save everything under --out."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from ..errors import OptionError
+from ..fit import FitResult, fit, score
+from ..fit.checkpoint import has_checkpoint
+from ..fit.files import atomic_write
+from ..fit.loop import DEFAULT_STEPS
+from ..gaussians import Gaussians, init_from_points, init_random, load_ply, transform_gaussians
+from ..optimizers import make_optimizer
+from ..scenes import Scene, load_scene
+from . import result as saved
+from .common import Command, DeviceName, Interrupted, Positional, machine, note, require_device, stop_on_signals, to_json
+from .progress import FitProgress
+
+
+@dataclass(frozen=True)
+class Fit(Command):
+    """Fit Gaussians to the photos of a scene; every 8th photo is held out to measure the quality."""
+
+    scene: Positional
+    """Folder of COLMAP output (images, sparse/0) or with a transforms.json."""
+    out: Path | None = None
+    """Folder for the results. Default: out/SCENE-OPTIMIZER, with a number if that exists."""
+    optimizer: str = "learned"
+    """Update rule: learned, nominal, adam, adam-tuned, adam-auto, adam-gsplat or sgd."""
+    steps: int | None = None
+    """Stop after so many steps. Default: 1000, or none if --max-seconds is given."""
+    max_seconds: float | None = None
+    """Stop after so many seconds of optimization; loading, evaluation and saving do not count."""
+    long_side: int | None = None
+    """Shrink the photos so that the longer side has so many pixels."""
+    data_factor: int = 1
+    """Use images_2, images_4 or images_8 in place of images."""
+    max_points: int | None = None
+    """Start from at most so many points, drawn at random."""
+    test_every: int = 8
+    """Hold out the first and then every so-many-th photo of the sorted names."""
+    init: str = "sfm"
+    """Start: sfm (the points of the scene), random, or a 3DGS PLY in the frame of the scene."""
+    views_per_step: int = 8
+    """Photos rendered in one step."""
+    average: bool = False
+    """Evaluate and save an exponential average of the iterates."""
+    seed: int = 0
+    """Fixes everything that is random."""
+    device: DeviceName = "cpu"
+    """Where to compute."""
+    resume: bool = False
+    """Go on with the run in --out, to the same bits as if it had never stopped. Other options as at its start;
+    --steps and --max-seconds may be larger."""
+    overwrite: bool = False
+    """Replace the results in --out."""
+    save_every: float = 30.0
+    """Seconds between two checkpoints."""
+    json: bool = False
+    """Print the metrics as one line of JSON, alone on stdout."""
+
+    def run(self) -> None:
+        device = require_device(self.device)
+        if self.resume and self.overwrite:
+            raise OptionError("--resume and --overwrite exclude each other: go on with the run, or start it again")
+        folder = self._choose_folder()
+        rule = make_optimizer(self.optimizer)
+        scene = load_scene(self.scene, long_side=self.long_side, data_factor=self.data_factor, test_every=self.test_every)
+        for warning in scene.warnings:
+            note(f"note: {warning}")
+        gaussians = initial_gaussians(scene, self.init, self.max_points, self.seed)
+        self._prepare(folder, scene, gaussians)
+
+        steps = DEFAULT_STEPS if self.steps is None and self.max_seconds is None else self.steps
+        with stop_on_signals() as should_stop, FitProgress(f"{scene.name} {self.optimizer}", steps, self.max_seconds) as progress:
+            result = fit(
+                scene,
+                gaussians.to(device),
+                rule,
+                steps=steps,
+                max_seconds=self.max_seconds,
+                views_per_step=self.views_per_step,
+                seed=self.seed,
+                average=self.average,
+                checkpoint=folder / saved.CHECKPOINT,
+                save_every=self.save_every,
+                resume=self.resume,
+                on_step=progress,
+                should_stop=should_stop,
+            )
+        self._save_config(folder, scene, gaussians)  # again: a resumed run may have been given more steps
+        self._save(folder, scene, result)
+        if result.interrupted:
+            raise Interrupted(f"stopped at step {result.steps}; everything is saved in {folder}, go on with --out {folder} --resume")
+        if self.json:
+            print(to_json(saved.metrics(result)))
+        else:
+            _print_summary(folder, scene, result)
+
+    def _choose_folder(self) -> Path:
+        """Where the results go; refuses to write over those of another run."""
+        folder = self.out or self._default_folder()
+        if folder.exists() and not folder.is_dir():
+            raise OptionError(f"--out must be a folder, and {folder} is a file")
+        if (folder / saved.CONFIG).exists() and not self.resume and not self.overwrite:
+            raise OptionError(f"{folder} already holds a run: add --resume to go on with it, or --overwrite to start again")
+        return folder
+
+    def _default_folder(self) -> Path:
+        """out/fern-adam; the first free of out/fern-adam-2, -3, ... if that is taken; with --resume or --overwrite the last one taken."""
+        base = Path("out") / f"{self.scene.resolve().name}-{self.optimizer}"
+        numbered, number = base, 1
+        last = base
+        while (numbered / saved.CONFIG).exists():
+            last, number = numbered, number + 1
+            numbered = base.with_name(f"{base.name}-{number}")
+        return last if self.resume or self.overwrite else numbered
+
+    def _prepare(self, folder: Path, scene: Scene, gaussians: Gaussians) -> None:
+        """Make the folder of a new run ready: config.json says what runs there; with --overwrite the files of the old run go."""
+        if self.resume and has_checkpoint(folder / saved.CHECKPOINT):
+            return
+        if self.resume:
+            note(f"note: no checkpoint in {folder} yet, starting at step 0")
+        for old in (saved.PLY, saved.METRICS):
+            (folder / old).unlink(missing_ok=True)
+        for old in (saved.RENDERS, saved.CHECKPOINT):
+            shutil.rmtree(folder / old, ignore_errors=True)
+        self._save_config(folder, scene, gaussians)
+
+    def _save_config(self, folder: Path, scene: Scene, gaussians: Gaussians) -> None:
+        options = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(self).items()}
+        config = {
+            "command": ["learn2splat", *sys.argv[1:]],
+            "options": options,
+            "scene": {
+                "name": scene.name,
+                "path": str(self.scene.resolve()),
+                "long_side": self.long_side,
+                "data_factor": self.data_factor,
+                "test_every": self.test_every,
+                "train_photos": [scene.image_names[i] for i in scene.train_idx],
+                "held_out_photos": [scene.image_names[i] for i in scene.test_idx],
+                "photo_sizes": sorted({scene.size(i) for i in range(len(scene))}),
+                "to_normalised": {
+                    "scale": scene.to_normalised.scale,
+                    "rotation": scene.to_normalised.rotation.tolist(),
+                    "translation": scene.to_normalised.translation.tolist(),
+                },
+            },
+            "num_gaussians": len(gaussians),
+            "machine": machine(),
+        }
+        atomic_write(folder / saved.CONFIG, to_json(config, indent=1))
+
+    def _save(self, folder: Path, scene: Scene, result: FitResult) -> None:
+        """The splat first: it is what the user wants most. An interrupted run is not evaluated again, so that it ends at once."""
+        saved.save_gaussians(folder, scene, result.gaussians)
+        scores = [] if result.interrupted else score(scene, result.gaussians)
+        saved.save_metrics(folder, result, scores)
+        if not result.interrupted:
+            saved.save_renders(folder, scene, result.gaussians)
+
+
+def initial_gaussians(scene: Scene, init: str, max_points: int | None, seed: int) -> Gaussians:
+    """The start of a run, in the normalised frame.
+
+    Raises:
+        OptionError: `init` is not sfm, random or a PLY file, or `max_points` does not fit to it.
+        SceneError, PlyError: there is nothing to start from.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    if max_points is not None and max_points < 1:
+        raise OptionError(f"--max-points must be at least 1, got {max_points}")
+    if init == "sfm":
+        return init_from_points(scene.points, scene.colors, max_points=max_points, generator=generator)
+    if init == "random":
+        return init_random(scene, max_points or len(scene.points), generator=generator)
+    if not init.endswith(".ply"):
+        raise OptionError(f"--init must be sfm, random or the path of a .ply file, got {init}")
+    if max_points is not None:
+        raise OptionError("--max-points does not go with --init FILE.ply: all Gaussians of the file are used")
+    return transform_gaussians(load_ply(Path(init)), scene.to_normalised)
+
+
+def _print_summary(folder: Path, scene: Scene, result: FitResult) -> None:
+    held_out = f"{len(scene.test_idx)} held-out photo" + ("s" if len(scene.test_idx) > 1 else "")
+    print(
+        f"{scene.name}: PSNR {result.psnr:.2f} dB, SSIM {result.ssim:.3f} on {held_out} after {result.steps} steps of {result.optimizer} "
+        f"in {result.seconds:.1f} s ({len(result.gaussians)} Gaussians)"
+    )
+    if result.diverged:
+        print("The run diverged; these are the last Gaussians before that.")
+    print(f"Results in {folder}: {saved.PLY}, {saved.METRICS}, {saved.RENDERS}/")

@@ -1,0 +1,140 @@
+"""The page that `learn2splat demo` writes: one self-contained HTML file, no scripts, nothing loaded from elsewhere."""
+
+from __future__ import annotations
+
+import base64
+import html
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from ..fit import FitResult, PhotoScore
+from ..scenes import Scene
+from .chart import Series, line_chart
+from .result import png
+
+
+@dataclass(frozen=True)
+class DemoRun:
+    """One optimizer's fit, and what the page shows of it."""
+
+    name: str
+    result: FitResult
+    scores: list[PhotoScore]  # of the held-out photos at the end
+    renders: list[Tensor]  # (H, W, 3) of the held-out photos at the end
+    stages: dict[int, Tensor]  # step -> render (H, W, 3) of the first held-out photo
+
+    def psnr_at(self, step: int) -> float | None:
+        """Held-out PSNR at `step`, if the curve has it."""
+        return next((point.psnr for point in self.result.curve if point.step == step), None)
+
+    @property
+    def ms_per_step(self) -> float:
+        return 1000 * self.result.seconds / max(self.result.steps, 1)
+
+
+def render_report(scene: Scene, runs: Sequence[DemoRun], steps: Sequence[int], headline: str, facts: dict[str, str]) -> str:
+    """The page.
+
+    Args:
+        steps: columns of the table and of the picture strips.
+        headline: what the numbers say, in a sentence.
+        facts: machine, versions, command: name -> text.
+    """
+    width, height = scene.size(scene.test_idx[0])
+    css = Path(__file__).with_name("report.css").read_text()
+    body = f"""
+<h1>Learn2Splat demo</h1>
+<p>{html.escape(headline)}</p>
+<p class="quiet">Every optimizer fits the same {len(runs[0].result.gaussians)} Gaussians, from the same start,
+to the same {len(scene.train_idx)} photos of {width}&times;{height} px of a generated scene.
+{len(scene.test_idx)} more photos are held out, and all numbers below are measured on those.</p>
+
+<h2>Held-out PSNR in dB</h2>
+<div class="card scroll">{_table(runs, steps)}</div>
+
+<h2>How fast each one gets there</h2>
+<div class="charts">
+<figure class="card chart">{line_chart(_series(runs, "step"), "step (logarithmic)", "held-out PSNR, dB", log_x=True)}
+<figcaption>PSNR (dB) by step</figcaption></figure>
+<figure class="card chart">{line_chart(_series(runs, "seconds"), "seconds of optimization", "held-out PSNR, dB", log_x=False)}
+<figcaption>PSNR (dB) by time on this machine</figcaption></figure>
+</div>
+
+<h2>Held-out photos</h2>
+<p class="quiet">The photo, which no optimizer has seen, and the renders at the end.</p>
+{"".join(_photo_row(scene, runs, k) for k in range(min(2, len(scene.test_idx))))}
+
+<h2>On the way</h2>
+<p class="quiet">One held-out view after the given number of steps.</p>
+<div class="card scroll">{_strips(runs, steps)}</div>
+
+<h2>Where and how this was measured</h2>
+<div class="card"><table class="facts"><tbody>
+{"".join(f"<tr><td>{html.escape(name)}</td><td>{html.escape(text)}</td></tr>" for name, text in facts.items())}
+</tbody></table></div>
+"""
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Learn2Splat demo</title>
+<style>
+{css}</style>
+</head>
+<body><main>{body}</main></body>
+</html>
+"""
+
+
+def color(position: int) -> str:
+    """The CSS colour of the run at `position`."""
+    return f"var(--s{position % 4})"
+
+
+def _series(runs: Sequence[DemoRun], x: str) -> list[Series]:
+    return [Series(run.name, color(i), [(getattr(point, x), point.psnr) for point in run.result.curve]) for i, run in enumerate(runs)]
+
+
+def _table(runs: Sequence[DemoRun], steps: Sequence[int]) -> str:
+    best = {step: max((run.psnr_at(step) or 0.0 for run in runs), default=0.0) for step in steps}
+    head = "".join(f"<th>step {step}</th>" for step in steps)
+    rows = []
+    for i, run in enumerate(runs):
+        cells = []
+        for step in steps:
+            value = run.psnr_at(step)
+            mark = ' class="best"' if value is not None and step > 0 and value == best[step] else ""
+            cells.append(f"<td{mark}>{'&ndash;' if value is None else f'{value:.2f}'}</td>")
+        key = f'<span class="key" style="background:{color(i)}"></span>'
+        rows.append(f"<tr><td>{key}{html.escape(run.name)}</td>{''.join(cells)}<td>{run.result.ssim:.3f}</td><td>{run.ms_per_step:.0f}</td></tr>")
+    return f"<table><thead><tr><th>optimizer</th>{head}<th>SSIM, end</th><th>ms per step</th></tr></thead><tbody>{''.join(rows)}</tbody></table>"
+
+
+def _photo_row(scene: Scene, runs: Sequence[DemoRun], k: int) -> str:
+    i = scene.test_idx[k]
+    figures = [_figure(scene.image(i), f"photo {scene.image_names[i]}")]
+    figures += [_figure(run.renders[k], f"{run.name}, {run.scores[k].psnr:.2f} dB") for run in runs]
+    return f'<div class="photos">{"".join(figures)}</div>'
+
+
+def _strips(runs: Sequence[DemoRun], steps: Sequence[int]) -> str:
+    parts = [f'<div class="strip" style="--columns:{len(steps)}">']
+    for i, run in enumerate(runs):
+        parts.append(f'<div class="row"><span class="key" style="background:{color(i)}"></span>{html.escape(run.name)}</div>')
+        for step in steps:
+            psnr = run.psnr_at(step)
+            if step in run.stages and psnr is not None:
+                parts.append(_figure(run.stages[step], f"step {step}: {psnr:.1f} dB"))
+            else:
+                parts.append("<div></div>")
+    return "".join(parts) + "</div>"
+
+
+def _figure(image: Tensor, caption: str) -> str:
+    data = base64.b64encode(png(image)).decode()
+    text = html.escape(caption)
+    return f'<figure><img src="data:image/png;base64,{data}" alt="{text}" loading="lazy"><figcaption>{text}</figcaption></figure>'

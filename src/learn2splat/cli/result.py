@@ -1,0 +1,101 @@
+"""The folder that `fit` writes and that `eval` and `render` read.
+
+    point_cloud.ply   the Gaussians, 3DGS layout, input frame of the scene
+    config.json       options, scene, versions, machine, command
+    metrics.json      the last numbers and the curve
+    renders/          each held-out photo and its render side by side
+    checkpoint/       for --resume (learn2splat.fit.checkpoint)
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ..errors import CheckpointError, SceneError
+from ..fit import FitResult, PhotoScore, rendered
+from ..fit.files import atomic_produce, atomic_write
+from ..gaussians import Gaussians, load_ply, save_ply, transform_gaussians
+from ..scenes import Scene, load_scene
+from .common import to_json
+
+PLY, CONFIG, METRICS, RENDERS, CHECKPOINT = "point_cloud.ply", "config.json", "metrics.json", "renders", "checkpoint"
+
+
+def metrics(result: FitResult) -> dict[str, object]:
+    """The last line of `fit --json`: exactly these names."""
+    return {
+        "optimizer": result.optimizer,
+        "psnr": result.psnr,
+        "best_psnr": result.best_psnr,
+        "ssim": result.ssim,
+        "steps": result.steps,
+        "seconds": result.seconds,
+        "num_gaussians": len(result.gaussians),
+        "curve": [asdict(point) for point in result.curve],
+    }
+
+
+def save_gaussians(folder: Path, scene: Scene, gaussians: Gaussians) -> None:
+    """Write the PLY in the input frame."""
+    in_input_frame = transform_gaussians(gaussians, scene.to_normalised.inverse())
+    atomic_produce(folder / PLY, lambda path: save_ply(path, in_input_frame))
+
+
+def save_metrics(folder: Path, result: FitResult, scores: list[PhotoScore]) -> None:
+    """`metrics`, and besides whether the run diverged or was interrupted, and the score of every photo."""
+    more = {"diverged": result.diverged, "interrupted": result.interrupted, "photos": [asdict(score) for score in scores]}
+    atomic_write(folder / METRICS, to_json({**metrics(result), **more}, indent=1))
+
+
+def save_renders(folder: Path, scene: Scene, gaussians: Gaussians) -> None:
+    """One PNG per held-out photo: the photo on the left, the render on the right."""
+    for i, render, photo in rendered(scene, gaussians, scene.test_idx):
+        name = Path(scene.image_names[i]).with_suffix(".png").as_posix().replace("/", "_")
+        atomic_write(folder / RENDERS / name, png(torch.cat([photo, render], dim=1)))
+
+
+def png(image: Tensor) -> bytes:
+    """(H, W, 3) in [0, 1] as an 8-bit PNG."""
+    buffer = io.BytesIO()
+    Image.fromarray((image * 255).round().to(torch.uint8).cpu().numpy()).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def load_config(folder: Path) -> dict:
+    """
+    Raises:
+        CheckpointError: `folder` is not one that `fit` has written.
+    """
+    path = folder / CONFIG
+    try:
+        config = json.loads(path.read_text())
+        config["scene"]["path"]
+    except FileNotFoundError:
+        raise CheckpointError(f"no result in {folder}: expected {CONFIG}, written by learn2splat fit --out {folder}") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path} is unreadable ({error}): fit the scene again with --overwrite") from error
+    return config
+
+
+def load_result(folder: Path, scene_path: Path | None, device: torch.device) -> tuple[dict, Scene, Gaussians]:
+    """(config, the scene as it was loaded for the fit, the saved Gaussians in its normalised frame).
+
+    `scene_path` says where the photos are now, if they have moved since.
+    """
+    config = load_config(folder)
+    if not (folder / PLY).exists():
+        raise CheckpointError(f"no {PLY} in {folder}: its fit has not ended yet, go on with learn2splat fit ... --resume")
+    saved = config["scene"]
+    path = Path(saved["path"]) if scene_path is None else scene_path
+    if not path.exists():
+        raise SceneError(f"the scene of {folder} is no longer at {path}: say where it is with --scene")
+    scene = load_scene(path, long_side=saved["long_side"], data_factor=saved["data_factor"], test_every=saved["test_every"])
+    gaussians = transform_gaussians(load_ply(folder / PLY), scene.to_normalised)
+    return config, scene, gaussians.to(device)
