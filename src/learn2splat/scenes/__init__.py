@@ -1,4 +1,5 @@
 """Scenes: COLMAP folders, transforms.json and procedural ones, all as one record `Scene`."""
 
+from .load import load_scene as load_scene
 from .scene import Scene as Scene
 from .scene import Similarity as Similarity
