@@ -118,12 +118,17 @@ def refreshed_spacing(means: Tensor, state: OptState, config: NominalConfig) -> 
 
 
 def apply_update(gaussians: Gaussians, delta: Tensor, seen: Tensor) -> Gaussians:
-    """`gaussians - delta` (N, 59), quaternions normalised, clamps of METHOD.md section 2. Rows that were not seen keep their bits."""
+    """`gaussians - delta` (N, 59), quaternions normalised, clamps of METHOD.md section 2. Rows that were not seen keep their bits.
+
+    Differentiable: meta-training back-propagates through it, so nothing is changed in place.
+    """
     old = gaussians.flatten()
     new = old - delta
-    quats = new[:, COLUMNS["quats"]]
-    quats /= quats.square().sum(1, keepdim=True).sqrt_().clamp_min_(1e-12)
-    new[:, COLUMNS["log_scales"]].clamp_(MIN_LOG_SCALE, MAX_LOG_SCALE)
-    new[:, COLUMNS["logit_opacities"]].clamp_(-MAX_LOGIT_OPACITY, MAX_LOGIT_OPACITY)
-    new[:, COLUMNS["sh0"].start : NUM_PARAMS].clamp_(-MAX_SH, MAX_SH)
-    return Gaussians.unflatten(torch.where(seen.unsqueeze(1), new, old))
+    parts = [
+        new[:, COLUMNS["means"]],
+        torch.nn.functional.normalize(new[:, COLUMNS["quats"]], dim=1, eps=1e-12),
+        new[:, COLUMNS["log_scales"]].clamp(MIN_LOG_SCALE, MAX_LOG_SCALE),
+        new[:, COLUMNS["logit_opacities"]].clamp(-MAX_LOGIT_OPACITY, MAX_LOGIT_OPACITY),
+        new[:, COLUMNS["sh0"].start : NUM_PARAMS].clamp(-MAX_SH, MAX_SH),
+    ]
+    return Gaussians.unflatten(torch.where(seen.unsqueeze(1), torch.cat(parts, dim=1), old))

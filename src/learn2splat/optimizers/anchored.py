@@ -1,0 +1,274 @@
+"""The learned rule `anchored`: the nominal rule times learned gains, plus a bounded correction.
+
+    step = size * gain * (direction + correction)
+
+`size` and `direction` are those of `nominal.py`. A small network with attention among neighbouring Gaussians and a latent state reads the features
+of `_features.py` and predicts, per Gaussian, a gain per parameter group and the coefficients of the correction:
+
+    gain = exp(squash(y)), in [exp(-max_log_shrink), exp(max_log_growth)]
+    correction = c tanh((sum over bases of coefficient * basis) / c), c = max_correction
+
+The bases (`TERMS`) are vectors that transform like the parameter itself: this step's gradient, two momenta, the neighbours' direction, the way to the
+neighbours' mean, and for log-scales and opacities constants. So weights are shared over axes and colour channels, the rule has no preferred axis, and
+every parameter has its own correction. In units of `size` a step is at most exp(max_log_growth) * (5 + c); for means, a size is 0.04 local spacings.
+
+The *magnitude path* is one linear layer from the logarithms of gradient-to-noise straight to the log-gains: a power law, with which steps can shrink
+by themselves at the noise floor (the counterpart of the paper's state scale).
+
+The last layers start at zero: then gain = 1, correction = 0, and the rule takes the steps of `nominal` to the last bit.
+
+Equivariance: permutation of the Gaussians (neighbour ties apart), translation, world scale inside nominal's clamps, relabelling of axes and of colour
+channels: exact. Rotation: not, because Adam normalises per component and SH do not rotate per coefficient; meta-training rotates its scenes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from itertools import accumulate
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import OptionError
+from ..gaussians.knn import knn
+from ..gaussians.record import COLUMNS, FIELDS, NUM_PARAMS, Gaussians
+from ._features import CORE, FEATURES, NEIGHBOUR_FIELDS, NOISE_FEATURES, NUM_GROUPS, NUM_RELATIONS, SLOW_BETA, Observed, Seen, observe
+from ._moments import ADAM_EPS, init_moments
+from .attention import Block, seen_neighbours
+from .base import OptState, Task, UpdateRule
+from .nominal import NominalConfig, apply_update, nominal_direction, step_sizes, unknown_spacing
+
+SEEN_BETA = 0.95  # of the running share of steps in which a Gaussian was seen
+
+# What corrections are made of: basis -> the parameter groups that have a coefficient for it.
+TERMS: dict[str, tuple[str, ...]] = {
+    "raw": FIELDS,  # gradient / sqrt(vhat): momentum 0
+    "momentum": FIELDS,  # the nominal direction: momentum 0.9
+    "slow": FIELDS[:-1],  # momentum 0.99
+    "neighbour_direction": NEIGHBOUR_FIELDS,
+    "neighbour_offset": NEIGHBOUR_FIELDS,
+    "constant": ("log_scales", "logit_opacities"),  # grow, shrink, fade
+    "anisotropy": ("log_scales",),  # log-scales minus their mean: rounder, thinner
+}
+NUM_TERMS = sum(len(groups) for groups in TERMS.values())
+
+
+@dataclass(frozen=True)
+class AnchoredConfig:
+    """Sizes and bounds of the rule. Saved with the weights."""
+
+    width: int = 64
+    latent: int = 32  # Numbers of latent state per Gaussian, each within [-1, 1].
+    blocks: int = 1
+    heads: int = 1
+    head_dim: int = 16
+    mlp_ratio: int = 2
+    neighbours: int = 4  # Attended to, the Gaussian itself included.
+    max_log_growth: float = 2.0  # Gains stay below exp of this: 7.4.
+    max_log_shrink: float = 5.0  # Gains stay above exp of minus this: 0.0067.
+    max_correction: float = 2.0  # In units of the direction, whose bound is 5.
+    features: tuple[str, ...] = tuple(FEATURES)  # What the network reads; shorten it to ablate.
+    nominal: NominalConfig = field(default_factory=NominalConfig)
+
+    def __post_init__(self) -> None:
+        unknown = [name for name in self.features if name not in FEATURES]
+        if unknown:
+            raise OptionError(f"unknown features {unknown}: choose from {', '.join(FEATURES)}")
+        if min(self.width, self.latent, self.heads, self.head_dim, self.mlp_ratio, self.neighbours) < 1 or self.blocks < 0:
+            raise OptionError(f"the anchored network needs positive sizes, got {self}")
+        if min(self.max_log_growth, self.max_log_shrink, self.max_correction) <= 0:
+            raise OptionError(f"the bounds of the anchored rule must be above 0, got {self}")
+
+
+class AnchoredNetwork(nn.Module):
+    """From features to log-gains (before squashing), coefficients and the new latent state."""
+
+    def __init__(self, config: AnchoredConfig) -> None:
+        super().__init__()
+        read = sum(FEATURES[name] for name in config.features)
+        noise = sum(FEATURES[name] for name in NOISE_FEATURES)
+        width = config.width
+        self.own = nn.Linear(read + config.latent, width)
+        self.overall = nn.Linear(read + 1, width, bias=False)  # means of the features over the seen Gaussians, and the share of those
+        self.relation = nn.Linear(NUM_RELATIONS, config.heads, bias=False)
+        self.blocks = nn.ModuleList(Block(width, config.head_dim, config.heads, config.mlp_ratio * width) for _ in range(config.blocks))
+        self.memory = nn.Linear(width, 2 * config.latent)  # gate, candidate
+        self.head = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, NUM_GROUPS + NUM_TERMS))
+        self.magnitude = nn.Linear(2 * noise, NUM_GROUPS, bias=False)  # own noise features and their means over the seen Gaussians
+        nn.init.zeros_(self.head[2].weight)
+        nn.init.zeros_(self.head[2].bias)
+        nn.init.zeros_(self.magnitude.weight)
+
+    def forward(
+        self, features: Tensor, noise: Tensor, share: float, latent: Tensor, relations: Tensor, neighbours: Tensor, exists: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """features (n, F), noise (n, Z), share of all Gaussians that are seen, latent (n, L), relations (n, k, R), neighbours and exists (n, k).
+
+        Returns log-gains (n, 6), coefficients (n, NUM_TERMS), latent (n, L).
+        """
+        overall = torch.cat([features.mean(0), features.new_tensor([share])])
+        u = self.own(torch.cat([features, latent], dim=1)) + self.overall(overall)
+        bias = self.relation(relations)
+        for block in self.blocks:
+            u = block(u, neighbours, exists, bias)
+        gate, candidate = self.memory(u).chunk(2, dim=1)
+        # A convex step towards a bounded candidate: the latent state cannot grow, however long the run.
+        latent = torch.lerp(latent, torch.tanh(candidate), torch.sigmoid(gate))
+        log_gains, coefficients = self.head(u).split([NUM_GROUPS, NUM_TERMS], dim=1)
+        noise_width = noise.shape[1]
+        magnitude = noise @ self.magnitude.weight[:, :noise_width].T + self.magnitude.weight[:, noise_width:] @ noise.mean(0)
+        return log_gains + magnitude, coefficients, latent
+
+
+class Anchored(UpdateRule):
+    """The rule of this module. State: nominal's, `neighbours` (N, 9) and what `fresh` lists."""
+
+    name = "anchored"
+    architecture = "anchored"
+    zero_when_grown = frozenset({"m", "v", "slow"})
+
+    def __init__(self, config: AnchoredConfig | None = None, *, network: AnchoredNetwork | None = None, seed: int = 0) -> None:
+        """`network`: trained weights for this `config`; by default untrained ones drawn from `seed`, with which the rule is `nominal`."""
+        self.config = config or AnchoredConfig()
+        if network is None:
+            with torch.random.fork_rng(devices=[]):  # torch's initialisers take no generator: borrow the global one and put it back
+                torch.manual_seed(seed)
+                network = AnchoredNetwork(self.config)
+        self.network = network
+
+    @property
+    def num_candidates(self) -> int:
+        """Columns of the neighbour lists: the neighbours that measure the spacing, and the Gaussian itself."""
+        return self.config.nominal.neighbours + 1
+
+    def init(self, gaussians: Gaussians, task: Task, generator: torch.Generator) -> OptState:
+        means = gaussians.means
+        n, device = len(means), means.device
+        tensors = {
+            **init_moments(gaussians),
+            "spacing": unknown_spacing(means),
+            "neighbours": torch.arange(n, device=device).unsqueeze(1).repeat(1, self.num_candidates),
+            "latent": torch.zeros(n, self.config.latent, dtype=self.network.own.weight.dtype, device=device),
+            "slow": means.new_zeros(n, CORE),
+            "running": means.new_zeros(n, NUM_GROUPS),
+            "seen_rate": means.new_ones(n),
+            "last_seen": torch.full((n,), -1, dtype=torch.int32, device=device),  # -1: not yet
+        }
+        return OptState(tensors, task=task)
+
+    def fresh_rows(self, name: str, like: Tensor, count: int, generator: torch.Generator) -> Tensor:
+        rows = super().fresh_rows(name, like, count, generator)
+        return rows.fill_({"spacing": torch.nan, "last_seen": -1, "seen_rate": 1.0}[name]) if name in ("spacing", "last_seen", "seen_rate") else rows
+
+    def step(self, gaussians: Gaussians, grads: Gaussians, state: OptState) -> tuple[Gaussians, OptState]:
+        with torch.no_grad():
+            return self.update(gaussians, grads, state)
+
+    def update(self, gaussians: Gaussians, grads: Gaussians, state: OptState, theta: dict[str, Tensor] | None = None) -> tuple[Gaussians, OptState]:
+        """The step as a pure function, differentiable in the weights, the latent state and the Gaussians; `grads` enter as constants.
+
+        `theta`: weights by name that replace those of `self.network`, as in `torch.func.functional_call`.
+        """
+        config, old = self.config, state.tensors
+        grads = grads.detach()
+        direction, seen, tensors = nominal_direction(grads, old, config.nominal)
+        tensors["spacing"], tensors["neighbours"] = self._refreshed(gaussians.means, state)
+        for name in ("latent", "slow", "running", "seen_rate", "last_seen"):
+            tensors[name] = old[name]
+        new_state = replace(state, tensors=tensors, step=state.step + 1)
+        rows = torch.nonzero(seen).squeeze(1)
+        if len(rows) == 0:
+            new_state.tensors = {name: tensor.clone() for name, tensor in tensors.items()}
+            return gaussians.clone(), new_state
+
+        everyone = len(rows) == len(seen)
+
+        def take(tensor: Tensor) -> Tensor:
+            return tensor if everyone else tensor[rows]
+
+        def put(tensor: Tensor, values: Tensor) -> Tensor:
+            return values if everyone else tensor.index_copy(0, rows, values)
+
+        count = take(tensors["count"]).to(direction.dtype)
+        grad = take(grads.flatten())
+        slow = take(old["slow"]).lerp(grad[:, :CORE], 1 - SLOW_BETA)
+        gap = state.step - take(old["last_seen"])
+        seen_rate = torch.where(take(old["last_seen"]) < 0, 1.0, take(old["seen_rate"]) * SEEN_BETA**gap + (1 - SEEN_BETA))
+        root = take(tensors["v"]).sqrt().mul_((1 - config.nominal.beta2**count).rsqrt().unsqueeze(1)).add_(ADAM_EPS)
+        neighbours, exists = seen_neighbours(tensors["neighbours"], seen, config.neighbours)
+        running, spacing = take(old["running"]), take(tensors["spacing"])
+        observed = observe(Seen(take(gaussians.flatten()), grad, take(direction), root, slow, count, running, seen_rate, spacing, neighbours, exists))
+        latent = take(old["latent"])
+        inputs = (
+            torch.cat([observed.features[name] for name in config.features], dim=1).to(latent.dtype),
+            torch.cat([observed.features[name] for name in NOISE_FEATURES], dim=1).to(latent.dtype),
+            len(rows) / len(seen),
+            latent,
+            observed.relations.to(latent.dtype),
+            neighbours,
+            exists,
+        )
+        log_gains, coefficients, latent = self.network(*inputs) if theta is None else torch.func.functional_call(self.network, theta, inputs)
+        gains = torch.exp(squash(log_gains, config.max_log_shrink, config.max_log_growth)).to(direction.dtype)
+        correction = make_correction(take(direction), observed, take(gaussians.log_scales), coefficients.to(direction.dtype), config.max_correction)
+        learned = (take(direction) + correction) * expand_groups(gains)
+        delta = put(direction, learned) * step_sizes(tensors["spacing"], config.nominal)  # the direction of the unseen is zero
+
+        for name, values in {"latent": latent, "slow": slow, "running": observed.running, "seen_rate": seen_rate}.items():
+            tensors[name] = put(old[name], values)
+        tensors["last_seen"] = torch.where(seen, state.step, old["last_seen"])
+        return apply_update(gaussians, delta, seen), new_state
+
+    def _refreshed(self, means: Tensor, state: OptState) -> tuple[Tensor, Tensor]:
+        """Spacing and neighbour lists, on the schedule of `nominal.refreshed_spacing` and with its values."""
+        spacing, config = state.tensors["spacing"], self.config.nominal
+        if state.step % config.refresh_every != 0 and not bool(spacing.sum().isnan()):
+            return spacing.clone(), state.tensors["neighbours"].clone()
+        indices, distances = knn(means, self.num_candidates)
+        others = min(config.neighbours, len(means) - 1)
+        return (distances[:, 1 : 1 + others].mean(1) if others > 0 else torch.zeros_like(distances[:, 0])), indices
+
+
+def squash(x: Tensor, low: float, high: float) -> Tensor:
+    """Smooth map of the reals onto (-low, high) with squash(0) = 0 and slope 1 there."""
+    return torch.where(x > 0, high * torch.tanh(x / high), low * torch.tanh(x / low))
+
+
+def _selection(groups: tuple[str, ...], first: int, rows: int, columns: int) -> Tensor:
+    """(rows, columns) 0/1 matrix: number `first + i` goes to the columns of `groups[i]`. A product with it beats an indexed copy on a CPU."""
+    matrix = torch.zeros(rows, columns)
+    for i, name in enumerate(groups):
+        matrix[first + i, COLUMNS[name]] = 1
+    return matrix
+
+
+_GAIN_COLUMNS = _selection(FIELDS, 0, NUM_GROUPS, NUM_PARAMS)
+_FIRST_TERM = dict(zip(TERMS, accumulate((len(groups) for groups in TERMS.values()), initial=0)))
+_TERM_COLUMNS = {
+    basis: _selection(groups, _FIRST_TERM[basis], NUM_TERMS, NUM_PARAMS if "shN" in groups else CORE) for basis, groups in TERMS.items()
+}
+
+
+def expand_groups(gains: Tensor) -> Tensor:
+    """(n, 6) -> (n, 59): the gain of each column."""
+    return gains @ _GAIN_COLUMNS.to(gains)
+
+
+def make_correction(direction: Tensor, observed: Observed, log_scales: Tensor, coefficients: Tensor, bound: float) -> Tensor:
+    """The correction (n, 59), each number within +-bound, from `coefficients` (n, NUM_TERMS)."""
+
+    def term(basis: str) -> Tensor:
+        return coefficients @ _TERM_COLUMNS[basis].to(coefficients)
+
+    anisotropy = log_scales - log_scales.mean(1, keepdim=True)
+    scales = COLUMNS["log_scales"]
+    core = (
+        observed.slow * term("slow")
+        + observed.neighbour_direction * term("neighbour_direction")
+        + observed.neighbour_offset * term("neighbour_offset")
+        + term("constant")
+        + nn.functional.pad(anisotropy, (scales.start, CORE - scales.stop)) * term("anisotropy")
+    )
+    total = observed.raw * term("raw") + direction * term("momentum") + nn.functional.pad(core, (0, NUM_PARAMS - CORE))
+    return bound * torch.tanh(total / bound)
+
