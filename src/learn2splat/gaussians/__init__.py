@@ -1,9 +1,16 @@
 """Gaussians: the record, initialisation, k nearest neighbours, PLY, similarity transforms."""
 
+from .init import init_from_points as init_from_points
+from .init import init_random as init_random
 from .knn import knn as knn
+from .ply import load_ply as load_ply
+from .ply import save_ply as save_ply
 from .record import COLUMNS as COLUMNS
 from .record import FIELDS as FIELDS
 from .record import NUM_PARAMS as NUM_PARAMS
 from .record import SH_C0 as SH_C0
 from .record import SH_DEGREE as SH_DEGREE
 from .record import Gaussians as Gaussians
+from .transform import sh_basis as sh_basis
+from .transform import sh_rotation as sh_rotation
+from .transform import transform_gaussians as transform_gaussians

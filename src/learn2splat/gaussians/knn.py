@@ -37,8 +37,7 @@ def knn(means: Tensor, k: int) -> tuple[Tensor, Tensor]:
     indices, distances = own.repeat(1, k), torch.zeros(n, k, dtype=torch.float64)
     if n > 0:
         # The result does not depend on the number of workers.
-        tree = cKDTree(points.numpy(), balanced_tree=False, compact_nodes=False)
-        found_distances, found_indices = tree.query(points.numpy(), k=range(1, found + 1), workers=torch.get_num_threads())
+        found_distances, found_indices = cKDTree(points.numpy()).query(points.numpy(), k=range(1, found + 1), workers=torch.get_num_threads())
         indices[:, :found], distances[:, :found] = torch.from_numpy(found_indices), torch.from_numpy(found_distances)
         _put_self_first(indices[:, :found])
     return indices.to(means.device), distances.to(means)
