@@ -18,6 +18,7 @@ constexpr int64_t MIN_TASKS = 16;       // enough to share out among a few cores
 constexpr int64_t MIN_BAND_ROWS = 32;   // a band recomputes 10 rows of its neighbour
 constexpr int64_t MAX_BAND_ROWS = 128;
 constexpr int64_t MAX_STRIP_COLS = 384;  // px: the ring of 14 rows x 3 maps then stays in a 512 KiB L2 cache
+constexpr int64_t PIXELS_PER_THREAD = 4096;  // about 0.1 ms: less is not worth waking a thread
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -33,6 +34,7 @@ void photometric_forward(const T *renders, const T *targets, int64_t num_views, 
     const double num_values = double(image_size);
     const double num_windows = double((height - SSIM_WINDOW + 1) * (width - SSIM_WINDOW + 1) * CHANNELS);
 
+    num_threads = int(std::min<int64_t>(num_threads, ceil_div(num_views * height * width, PIXELS_PER_THREAD)));
     std::vector<double> row_sums(size_t(num_views * strips * height * 2));
     parallel_for(num_views * bands * strips, num_threads, [&](int64_t task) {
         const int64_t strip = task % strips, band = task / strips % bands, view = task / strips / bands;

@@ -121,11 +121,11 @@ def _project(means: Tensor, quats: Tensor, scales: Tensor, opacities: Tensor, vi
     row_y = (fy / z)[:, None] * (axes[:, 1] - tan_y[:, None] * axes[:, 2])
     xx, xy, yy = (row_x * row_x).sum(-1), (row_x * row_y).sum(-1), (row_y * row_y).sum(-1)
 
-    det_sharp = xx * yy - xy * xy
+    det_sharp = torch.linalg.cross(row_x, row_y).square().sum(-1)  # Lagrange's identity: no cancellation for thin Gaussians
+    det = det_sharp + eps2d * (xx + yy) + eps2d**2
     xx, yy = xx + eps2d, yy + eps2d
-    det = xx * yy - xy * xy
     if antialiased:
-        opacities = opacities * torch.sqrt(torch.clamp(det_sharp / det, min=0))
+        opacities = opacities * torch.sqrt(det_sharp / det)
     means2d = torch.stack([fx * x / z + cx, fy * y / z + cy], -1)
     return means2d, z, torch.stack([xx, xy, yy], -1), det, opacities
 
