@@ -1,0 +1,33 @@
+"""learn2splat: fit 3D Gaussian Splatting scenes with a learned optimizer, on a CPU or a GPU.
+
+The public names; everything else may change. Layout: docs/architecture.md. Frames, units and names: docs/conventions.md.
+"""
+
+from importlib.metadata import version as _version
+
+from .errors import Learn2SplatError as Learn2SplatError
+from .fit import fit as fit
+from .gaussians import Gaussians as Gaussians
+from .losses import photometric_loss as photometric_loss
+from .losses import psnr as psnr
+from .losses import ssim as ssim
+from .optimizers import make_optimizer as make_optimizer
+from .render import rasterize as rasterize
+from .scenes import Scene as Scene
+from .scenes import load_scene as load_scene
+
+__version__ = _version("learn2splat")
+
+__all__ = [
+    "Gaussians",
+    "Learn2SplatError",
+    "Scene",
+    "__version__",
+    "fit",
+    "load_scene",
+    "make_optimizer",
+    "photometric_loss",
+    "psnr",
+    "rasterize",
+    "ssim",
+]

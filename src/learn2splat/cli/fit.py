@@ -13,10 +13,10 @@ from ..errors import OptionError
 from ..fit import FitResult, fit, score
 from ..fit.checkpoint import has_checkpoint
 from ..fit.files import atomic_write
-from ..fit.loop import DEFAULT_STEPS
+from ..fit.loop import DEFAULT_STEPS, check_options
 from ..gaussians import Gaussians, init_from_points, init_random, load_ply, transform_gaussians
 from ..optimizers import make_optimizer
-from ..scenes import Scene, load_scene
+from ..scenes import Scene
 from . import result as saved
 from .common import Command, DeviceName, Interrupted, Positional, machine, note, require_device, stop_on_signals, to_json
 from .progress import FitProgress
@@ -70,13 +70,14 @@ class Fit(Command):
             raise OptionError("--resume and --overwrite exclude each other: go on with the run, or start it again")
         folder = self._choose_folder()
         rule = make_optimizer(self.optimizer)
-        scene = load_scene(self.scene, long_side=self.long_side, data_factor=self.data_factor, test_every=self.test_every)
-        for warning in scene.warnings:
-            note(f"note: {warning}")
+        scene = saved.open_scene(self.scene, self.long_side, self.data_factor, self.test_every)
         gaussians = initial_gaussians(scene, self.init, self.max_points, self.seed)
+        steps = DEFAULT_STEPS if self.steps is None and self.max_seconds is None else self.steps
+        check_options(
+            scene, gaussians, steps=steps, max_seconds=self.max_seconds, views_per_step=self.views_per_step, save_every=self.save_every
+        )
         self._prepare(folder, scene, gaussians)
 
-        steps = DEFAULT_STEPS if self.steps is None and self.max_seconds is None else self.steps
         with stop_on_signals() as should_stop, FitProgress(f"{scene.name} {self.optimizer}", steps, self.max_seconds) as progress:
             result = fit(
                 scene,
@@ -113,7 +114,8 @@ class Fit(Command):
 
     def _default_folder(self) -> Path:
         """out/fern-adam; the first free of out/fern-adam-2, -3, ... if that is taken; with --resume or --overwrite the last one taken."""
-        base = Path("out") / f"{self.scene.resolve().name}-{self.optimizer}"
+        scene = self.scene.resolve()
+        base = Path("out") / f"{scene.parent.name if scene.is_file() else scene.name}-{self.optimizer}"
         numbered, number = base, 1
         last = base
         while (numbered / saved.CONFIG).exists():

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import io
 import json
+import warnings
 from dataclasses import asdict
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from ..fit import FitResult, PhotoScore, rendered
 from ..fit.files import atomic_produce, atomic_write
 from ..gaussians import Gaussians, load_ply, save_ply, transform_gaussians
 from ..scenes import Scene, load_scene
-from .common import to_json
+from .common import note, to_json
 
 PLY, CONFIG, METRICS, RENDERS, CHECKPOINT = "point_cloud.ply", "config.json", "metrics.json", "renders", "checkpoint"
 
@@ -68,6 +69,16 @@ def png(image: Tensor) -> bytes:
     return buffer.getvalue()
 
 
+def open_scene(path: Path, long_side: int | None, data_factor: int, test_every: int) -> Scene:
+    """`load_scene`, with its warnings as plain lines on stderr."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # the scene itself has them too
+        scene = load_scene(path, long_side=long_side, data_factor=data_factor, test_every=test_every)
+    for warning in scene.warnings:
+        note(f"note: {warning}")
+    return scene
+
+
 def load_config(folder: Path) -> dict:
     """
     Raises:
@@ -96,6 +107,6 @@ def load_result(folder: Path, scene_path: Path | None, device: torch.device) -> 
     path = Path(saved["path"]) if scene_path is None else scene_path
     if not path.exists():
         raise SceneError(f"the scene of {folder} is no longer at {path}: say where it is with --scene")
-    scene = load_scene(path, long_side=saved["long_side"], data_factor=saved["data_factor"], test_every=saved["test_every"])
+    scene = open_scene(path, saved["long_side"], saved["data_factor"], saved["test_every"])
     gaussians = transform_gaussians(load_ply(folder / PLY), scene.to_normalised)
     return config, scene, gaussians.to(device)

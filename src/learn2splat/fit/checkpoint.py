@@ -49,9 +49,10 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict]:
     """
     path = folder / FILE_NAME
     try:
-        with safetensors.safe_open(str(path), framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
+        # Read once, at one moment: safe_open opens the file again for its tensors, which a running fit may have replaced by then.
+        data = path.read_bytes()
+        tensors = safetensors.torch.load(data)
+        metadata = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
         text = metadata["json"]
         info = json.loads(text)
         intact = metadata["crc32"] == _checksum(text, tensors)

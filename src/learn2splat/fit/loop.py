@@ -153,7 +153,7 @@ def fit(
     """
     rule = make_optimizer(optimizer) if isinstance(optimizer, str) else optimizer
     steps = DEFAULT_STEPS if steps is None and max_seconds is None else steps
-    _check_options(scene, gaussians, steps, max_seconds, save_every)
+    check_options(scene, gaussians, steps=steps, max_seconds=max_seconds, views_per_step=views_per_step, save_every=save_every)
     is_eval_step = default_eval_steps if eval_at is None else set(eval_at).__contains__
     folder = None if checkpoint is None else Path(checkpoint)
 
@@ -266,11 +266,16 @@ def _load(folder: Path, sampler: ViewSampler, identity: dict, device: torch.devi
         raise CheckpointError(f"the checkpoint in {folder} was written by another version ({error}): start again with --overwrite") from error
 
 
-def _check_options(scene: Scene, gaussians: Gaussians, steps: int | None, max_seconds: float | None, save_every: float) -> None:
+def check_options(
+    scene: Scene, gaussians: Gaussians, *, steps: int | None, max_seconds: float | None, views_per_step: int, save_every: float
+) -> None:
+    """Raise what `fit` would raise for these arguments, before anything is done or written."""
     if steps is not None and steps < 0:
         raise OptionError(f"steps must be 0 or more, got {steps}")
     if max_seconds is not None and not max_seconds > 0:
         raise OptionError(f"max_seconds must be positive, got {max_seconds}")
+    if views_per_step < 1:
+        raise OptionError(f"views_per_step must be at least 1, got {views_per_step}")
     if not save_every > 0:
         raise OptionError(f"save_every must be positive, got {save_every}")
     if not scene.train_idx or not scene.test_idx:

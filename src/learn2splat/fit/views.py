@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..errors import CheckpointError, OptionError
+from ..errors import CheckpointError
 
 
 class ViewSampler:
@@ -20,11 +20,9 @@ class ViewSampler:
         """
         Args:
             centres: (M, 3) camera centres of the train views, any unit.
-            views_per_step: how many views a step gets; all M where there are fewer.
+            views_per_step: how many views a step gets, at least 1; all M where there are fewer.
             generator: on the CPU; the only source of randomness.
         """
-        if views_per_step < 1:
-            raise OptionError(f"views_per_step must be at least 1, got {views_per_step}")
         centres = centres.detach().double().cpu()
         self.distances = torch.cdist(centres, centres, compute_mode="donot_use_mm_for_euclid_dist")
         self.views_per_step = min(views_per_step, len(centres))

@@ -1,0 +1,160 @@
+"""`learn2splat fit` from a COLMAP folder to every file it promises, and `eval` and `render` on those."""
+
+import json
+import os
+
+import imageio.v2 as imageio
+import numpy as np
+import plyfile
+import pytest
+from PIL import Image
+from tiny_scenes import HEIGHT, WIDTH
+
+from learn2splat.cli import main
+
+FIELDS = ["optimizer", "psnr", "best_psnr", "ssim", "steps", "seconds", "num_gaussians", "curve"]
+
+
+def test_the_promised_files(fitted):
+    assert sorted(os.listdir(fitted)) == ["checkpoint", "config.json", "metrics.json", "point_cloud.ply", "renders"]
+    assert os.listdir(fitted / "checkpoint") == ["state.safetensors"]
+    assert sorted(os.listdir(fitted / "renders")) == ["view_00.png", "view_08.png"]
+    assert Image.open(fitted / "renders" / "view_00.png").size == (2 * WIDTH, HEIGHT)
+    metrics = json.loads((fitted / "metrics.json").read_text())
+    assert set(FIELDS) < metrics.keys()
+    assert [point["step"] for point in metrics["curve"]] == [0, 10, 12]
+    assert metrics["psnr"] > metrics["curve"][0]["psnr"]
+    assert [photo["name"] for photo in metrics["photos"]] == ["view_00.png", "view_08.png"]
+    config = json.loads((fitted / "config.json").read_text())
+    assert config["options"]["optimizer"] == "nominal" and config["options"]["seed"] == 0
+    assert config["scene"]["held_out_photos"] == ["view_00.png", "view_08.png"] and len(config["scene"]["train_photos"]) == 8
+    assert config["machine"]["torch"]
+
+
+def test_the_photo_is_on_the_left(fitted, scene_folder):
+    pair = np.asarray(Image.open(fitted / "renders" / "view_08.png"))
+    photo = np.asarray(Image.open(scene_folder / "images" / "view_08.png"))
+    assert np.array_equal(pair[:, :WIDTH], photo)
+    assert not np.array_equal(pair[:, WIDTH:], photo)
+
+
+def test_the_splat_is_in_the_frame_of_the_model(fitted, scene_folder):
+    """Near the points of points3D.txt, which lie around (3, -1, 5), not around the origin."""
+    vertices = plyfile.PlyData.read(fitted / "point_cloud.ply")["vertex"]
+    centre = [np.median(vertices[axis]) for axis in "xyz"]
+    points = np.loadtxt(scene_folder / "sparse" / "0" / "points3D.txt", usecols=(1, 2, 3))
+    assert len(vertices["x"]) == len(points)
+    assert np.abs(centre - np.median(points, axis=0)).max() < 0.3
+
+
+def test_json_is_the_only_thing_on_stdout(scene_folder, tmp_path, capsys):
+    capsys.readouterr()
+    options = ["--optimizer", "adam", "--steps", "2", "--max-points", "20", "--json"]
+    assert main(["fit", str(scene_folder), "--out", str(tmp_path / "out"), *options]) == 0
+    out = capsys.readouterr().out
+    assert out.count("\n") == 1
+    result = json.loads(out)
+    assert list(result) == FIELDS
+    assert (result["optimizer"], result["steps"], result["num_gaussians"]) == ("adam", 2, 20)
+    assert [list(point) for point in result["curve"]] == [["step", "seconds", "psnr", "ssim"]] * 2
+    assert result["best_psnr"] == max(point["psnr"] for point in result["curve"])
+
+
+def test_progress_without_a_terminal_is_plain_lines(scene_folder, tmp_path, capsys):
+    main(["fit", str(scene_folder), "--optimizer", "adam", "--steps", "2", "--out", str(tmp_path / "out")])
+    out, err = capsys.readouterr()
+    assert "step 2/2" in err and "held-out" in err and "loss" in err
+    assert "\x1b" not in out + err
+    assert "PSNR" in out and "2 held-out photos" in out
+
+
+def test_eval_agrees_with_the_fit(fitted, capsys):
+    assert main(["eval", str(fitted), "--json"]) == 0
+    scores = json.loads(capsys.readouterr().out)
+    metrics = json.loads((fitted / "metrics.json").read_text())
+    assert scores["psnr"] == pytest.approx(metrics["psnr"], abs=2e-3)  # dB; the PLY is in the input frame, rounded to float32
+    assert scores["ssim"] == pytest.approx(metrics["ssim"], abs=2e-4)
+    assert main(["eval", str(fitted)]) == 0
+    table = capsys.readouterr().out
+    assert "view_08.png" in table and "mean" in table and f"{scores['psnr']:.2f}" in table
+
+
+def test_eval_finds_a_scene_that_has_moved(fitted, scene_folder, tmp_path, sentence, capsys):
+    config = json.loads((fitted / "config.json").read_text())
+    config["scene"]["path"] = str(tmp_path / "gone")
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "point_cloud.ply").write_bytes((fitted / "point_cloud.ply").read_bytes())
+    assert "say where it is with --scene" in sentence("eval", tmp_path)
+    assert main(["eval", str(tmp_path), "--scene", str(scene_folder), "--json"]) == 0
+
+
+@pytest.mark.parametrize("path", ["spiral", "orbit", "interpolate"])
+def test_render_makes_a_video(fitted, tmp_path, path):
+    out = tmp_path / "new" / "video.mp4"
+    assert main(["render", str(fitted), "--path", path, "--frames", "5", "--fps", "5", "--width", "47", "--out", str(out)]) == 0
+    frames = imageio.mimread(out)
+    assert len(frames) == 5
+    assert frames[0].shape == (34, 46, 3)  # even sizes, aspect of the photos
+    assert np.std(frames[2]) > 10  # something is to be seen
+    assert os.listdir(out.parent) == ["video.mp4"]
+
+
+def test_a_folder_with_a_run_is_not_overwritten_unasked(fitted, scene_folder, sentence):
+    before = {name: (fitted / name).read_bytes() for name in ("config.json", "metrics.json", "point_cloud.ply")}
+    assert "add --resume to go on with it, or --overwrite" in sentence("fit", scene_folder, "--steps", "1", "--out", fitted)
+    assert all((fitted / name).read_bytes() == content for name, content in before.items())
+    assert "exclude each other" in sentence("fit", scene_folder, "--out", fitted, "--resume", "--overwrite")
+
+
+def test_overwrite_starts_again(scene_folder, tmp_path):
+    run = ["fit", str(scene_folder), "--optimizer", "adam", "--out", str(tmp_path)]
+    assert main([*run, "--steps", "3"]) == 0
+    assert main([*run, "--steps", "2", "--overwrite"]) == 0
+    assert json.loads((tmp_path / "metrics.json").read_text())["steps"] == 2
+
+
+def test_default_folders_never_collide(scene_folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for steps in ("0", "0", "1"):
+        assert main(["fit", str(scene_folder), "--optimizer", "adam", "--steps", steps]) == 0
+    assert sorted(os.listdir("out")) == ["tiny-adam", "tiny-adam-2", "tiny-adam-3"]
+    assert main(["fit", str(scene_folder), "--optimizer", "adam", "--steps", "2", "--resume"]) == 0
+    assert json.loads((tmp_path / "out" / "tiny-adam-3" / "metrics.json").read_text())["steps"] == 2
+    assert len(os.listdir("out")) == 3
+
+
+def test_start_from_a_splat(fitted, scene_folder, tmp_path, capsys):
+    """--init FILE.ply: the PLY of another run, in the input frame, is where the new run starts."""
+    assert main(["fit", str(scene_folder), "--steps", "0", "--init", str(fitted / "point_cloud.ply"), "--out", str(tmp_path), "--json"]) == 0
+    psnr = json.loads(capsys.readouterr().out)["psnr"]
+    assert psnr == pytest.approx(json.loads((fitted / "metrics.json").read_text())["psnr"], abs=2e-3)
+
+
+def test_random_start(scene_folder, tmp_path, capsys):
+    assert main(["fit", str(scene_folder), "--steps", "1", "--init", "random", "--max-points", "30", "--out", str(tmp_path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["num_gaussians"] == 30
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("", ["fit", "eval", "render", "demo"]),
+        ("fit", ["--optimizer", "--max-seconds", "--resume", "--json"]),
+        ("eval", ["--scene"]),
+        ("render", ["--path", "--frames"]),
+        ("demo", ["--out"]),
+    ],
+)
+def test_help_is_readable(command, words, capsys):
+    assert main([*command.split(), "--help"]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith("usage: learn2splat")
+    assert all(word in text for word in words)
+    assert "MISSING" not in text and "--no-" not in text
+
+
+def test_version(capsys):
+    import learn2splat
+
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"learn2splat {learn2splat.__version__}\n"

@@ -1,0 +1,101 @@
+"""Killed at any moment, stopped by Ctrl-C or SIGTERM: nothing is lost, and --resume ends with the same bits."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from learn2splat.cli import main
+from learn2splat.fit.checkpoint import load_checkpoint
+
+STEPS = 400
+
+
+def command(scene, out, *more):
+    options = f"--optimizer nominal --steps {STEPS} --views-per-step 3 --save-every 0.001"
+    return ["fit", str(scene), "--out", str(out), *options.split(), *more]
+
+
+def start(scene, out, *more):
+    """The command as its own process, on one thread like this one."""
+    code = "import sys; from learn2splat.cli import main; sys.exit(main(sys.argv[1:]))"
+    return subprocess.Popen([sys.executable, "-c", code, *command(scene, out, *more)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def steps_saved(out):
+    return load_checkpoint(out / "checkpoint")[1]["step"] if (out / "checkpoint" / "state.safetensors").exists() else -1
+
+
+def wait_for_step(process, out, step):
+    """Until a checkpoint of at least `step` is on disk. Reads through atomic replacements, so what it reads is whole."""
+    limit = time.monotonic() + 60
+    while steps_saved(out) < step:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < limit
+        time.sleep(0.002)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(scene_folder, tmp_path_factory):
+    out = tmp_path_factory.mktemp("whole") / "out"
+    assert main(command(scene_folder, out)) == 0
+    return out
+
+
+def assert_same_result(out, whole):
+    ours, theirs = (load_checkpoint(folder / "checkpoint") for folder in (out, whole))
+    assert ours[0].keys() == theirs[0].keys()
+    assert all(torch.equal(ours[0][name], theirs[0][name]) for name in ours[0])
+    assert (out / "point_cloud.ply").read_bytes() == (whole / "point_cloud.ply").read_bytes()
+    curves = [[(p["step"], p["psnr"], p["ssim"]) for p in json.loads((folder / "metrics.json").read_text())["curve"]] for folder in (out, whole)]
+    assert curves[0] == curves[1]
+
+
+def test_sigkill_at_several_moments_and_resume(scene_folder, tmp_path, uninterrupted):
+    """Checkpoints are written all the time here, so most kills fall into the writing of one."""
+    out = tmp_path / "out"
+    for step, delay in ((0, 0.0), (60, 0.003), (150, 0.0007)):
+        process = start(scene_folder, out, "--resume")
+        wait_for_step(process, out, step)
+        time.sleep(delay)
+        process.kill()
+        process.wait()
+        assert step <= steps_saved(out) < STEPS
+    assert main(command(scene_folder, out, "--resume")) == 0
+    assert_same_result(out, uninterrupted)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_stops(scene_folder, tmp_path, uninterrupted, number):
+    out = tmp_path / "out"
+    process = start(scene_folder, out)
+    wait_for_step(process, out, 20)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 2
+    last = err.strip().splitlines()[-1]
+    assert "stopped at step" in last and "--resume" in last and "Traceback" not in err
+    saved = steps_saved(out)
+    assert f"stopped at step {saved};" in last
+    assert json.loads((out / "metrics.json").read_text())["interrupted"]
+    assert main(["eval", str(out), "--json"]) == 0  # the splat so far is there and whole
+    assert main(command(scene_folder, out, "--resume")) == 0
+    assert_same_result(out, uninterrupted)
+
+
+def test_ctrl_c_while_loading_is_one_sentence(scene_folder, tmp_path, monkeypatch, capsys):
+    from learn2splat.cli import result
+
+    def press(*_args, **_options):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(1)
+
+    monkeypatch.setattr(result, "load_scene", press)
+    assert main(["fit", str(scene_folder), "--out", str(tmp_path / "out")]) == 2
+    assert capsys.readouterr().err.strip() == "learn2splat: stopped by Ctrl-C; what had been saved before is intact"
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,1 @@
+"""Makes helpers such as `tiny_scenes` importable from every test folder."""

@@ -1,0 +1,245 @@
+"""The fit loop: it improves, it is reproducible, it resumes to the same bits, and it never returns something broken."""
+
+import json
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+from tiny_scenes import blobs, tiny_scene
+
+from learn2splat.errors import CheckpointError, OptionError, SceneError
+from learn2splat.fit import fit, loop, mean_score, score
+from learn2splat.fit.checkpoint import load_checkpoint
+from learn2splat.gaussians import Gaussians, init_from_points
+from learn2splat.losses import photometric_loss
+from learn2splat.optimizers import OptState, make_optimizer
+from learn2splat.render import render_views
+
+SCENE = tiny_scene()
+
+
+def start(scene=SCENE) -> Gaussians:
+    return init_from_points(scene.points, scene.colors, generator=torch.Generator().manual_seed(0))
+
+
+def assert_same_bits(a: Gaussians, b: Gaussians) -> None:
+    for name, tensor in a.tensors().items():
+        assert torch.equal(tensor, b.tensors()[name]), name
+
+
+@pytest.mark.parametrize("name", ["adam", "nominal"])
+def test_fit_improves_held_out_photos(name):
+    result = fit(SCENE, start(), name, steps=60, eval_at=(0,))
+    assert result.psnr > result.curve[0].psnr + 3
+    assert (result.optimizer, result.steps, result.diverged, result.interrupted) == (name, 60, False, False)
+    assert not any(tensor.requires_grad for tensor in result.gaussians.tensors().values())
+    assert mean_score(score(SCENE, result.gaussians)) == (result.psnr, result.ssim)
+
+
+def test_the_start_is_not_changed():
+    gaussians = start()
+    before = gaussians.clone()
+    fit(SCENE, gaussians, "adam", steps=3, eval_at=())
+    assert_same_bits(gaussians, before)
+
+
+def test_inner_loss_is_the_sum_over_views_of_any_size():
+    """Against one autograd pass per view, photo by photo."""
+    scene = tiny_scene(two_sizes=True)
+    gaussians, views = blobs(seed=1), [1, 2, 3, 6]
+    total, grads = loop.loss_and_gradients(scene, gaussians, views)
+    leaves = gaussians.detach().requires_grad_()
+    expected = 0.0
+    for i in views:
+        width, height = scene.size(i)
+        render = render_views(leaves, torch.linalg.inv(scene.camtoworlds[i])[None], scene.Ks[i][None], width, height)
+        loss = photometric_loss(render, scene.image(i)[None])
+        loss.backward()
+        expected += float(loss.detach())
+    assert total == pytest.approx(expected, rel=1e-5)
+    for name, grad in grads.tensors().items():
+        reference = getattr(leaves, name).grad
+        assert torch.allclose(grad, reference, rtol=1e-3, atol=1e-5 * float(reference.abs().max())), name
+
+
+def test_held_out_photos_are_not_fitted(monkeypatch):
+    seen = set()
+    real = loop.loss_and_gradients
+    monkeypatch.setattr(loop, "loss_and_gradients", lambda scene, g, views: (seen.update(views), real(scene, g, views))[1])
+    fit(SCENE, start(), "adam", steps=4, views_per_step=3, eval_at=())
+    assert seen == set(SCENE.train_idx)
+
+
+def test_default_curve():
+    wanted = [0, 10, 30, 100, 300, 1000, 2000, 4000, 6000, 8000]
+    assert [step for step in range(9000) if loop.default_eval_steps(step)] == wanted
+    result = fit(SCENE, start(), "adam", steps=12)
+    assert [point.step for point in result.curve] == [0, 10, 12]
+    assert result.curve[0].seconds == 0
+    assert result.curve[1].seconds < result.curve[2].seconds == result.seconds
+    assert result.best_psnr == max(point.psnr for point in result.curve)
+
+
+def test_same_seed_same_bits_and_another_seed_other_bits():
+    a, b, c = (fit(SCENE, start(), "nominal", steps=8, views_per_step=3, seed=seed, eval_at=()) for seed in (1, 1, 2))
+    assert_same_bits(a.gaussians, b.gaussians)
+    assert not torch.equal(a.gaussians.means, c.gaussians.means)
+
+
+def test_global_random_state_is_neither_used_nor_changed():
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    fit(SCENE, start(), "learned", steps=2, eval_at=())
+    assert torch.equal(torch.rand(3), expected)
+
+
+@pytest.mark.parametrize(("name", "average"), [("adam", False), ("nominal", True), ("learned", False)])
+def test_stopping_and_resuming_gives_the_same_bits(tmp_path, monkeypatch, name, average):
+    monkeypatch.setattr(loop, "AVERAGE_FROM", 5)
+    options = {"steps": 14, "views_per_step": 3, "average": average, "eval_at": (0, 4, 10)}
+    whole = fit(SCENE, start(), name, **options)
+    asked = iter(range(100))
+    first = fit(SCENE, start(), name, **options, checkpoint=tmp_path, should_stop=lambda: next(asked) == 6)
+    assert first.interrupted and first.steps == 6
+    rest = fit(SCENE, start(), name, **options, checkpoint=tmp_path, resume=True)
+    assert_same_bits(rest.gaussians, whole.gaussians)
+    assert [(p.step, p.psnr, p.ssim) for p in rest.curve] == [(p.step, p.psnr, p.ssim) for p in whole.curve]
+    assert rest.seconds > first.seconds
+    again = fit(SCENE, start(), name, **options, checkpoint=tmp_path, resume=True)  # of a finished run: nothing is left to do
+    assert_same_bits(again.gaussians, whole.gaussians)
+    assert again.curve == rest.curve
+
+
+def test_resume_with_more_steps_goes_on(tmp_path):
+    fit(SCENE, start(), "nominal", steps=4, eval_at=(), checkpoint=tmp_path)
+    longer = fit(SCENE, start(), "nominal", steps=9, eval_at=(), checkpoint=tmp_path, resume=True)
+    assert longer.steps == 9
+    assert [point.step for point in longer.curve] == [4, 9]
+    assert_same_bits(longer.gaussians, fit(SCENE, start(), "nominal", steps=9, eval_at=()).gaussians)
+
+
+def test_resume_without_a_checkpoint_starts(tmp_path):
+    assert fit(SCENE, start(), "adam", steps=2, eval_at=(), checkpoint=tmp_path / "none", resume=True).steps == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seed": 1}, "seed is 0 there and 1 here"),
+        ({"optimizer": "nominal"}, "optimizer is adam there and nominal here"),
+        ({"views_per_step": 4}, "views_per_step is 8 there and 4 here"),
+        ({"average": True}, "average is False there and True here"),
+        ({"gaussians": start()[:20]}, "number of Gaussians is 40 there and 20 here"),
+        ({"scene": tiny_scene(seed=3)}, "the photos or cameras are not the same"),
+    ],
+)
+def test_resume_of_another_run_is_refused(tmp_path, change, message):
+    options = {"scene": SCENE, "gaussians": start(), "optimizer": "adam", "steps": 2, "eval_at": (), "checkpoint": tmp_path}
+    fit(**options)
+    before = (tmp_path / "state.safetensors").read_bytes()
+    with pytest.raises(CheckpointError, match=message):
+        fit(**{**options, **change}, resume=True)
+    assert (tmp_path / "state.safetensors").read_bytes() == before
+
+
+def test_checkpoints_are_saved_on_the_way(tmp_path):
+    steps_on_disk = set()
+
+    def look(progress):
+        if (tmp_path / "state.safetensors").exists():
+            steps_on_disk.add(load_checkpoint(tmp_path)[1]["step"])
+
+    fit(SCENE, start(), "adam", steps=4, eval_at=(), checkpoint=tmp_path, save_every=1e-9, on_step=look)
+    assert {0, 1, 2, 3} <= steps_on_disk
+
+
+class Broken:
+    """An update rule that is `adam` until step `at`, and then makes a NaN."""
+
+    def __init__(self, at: int) -> None:
+        self.rule, self.at, self.name = make_optimizer("adam"), at, "broken"
+
+    def init(self, gaussians, task, generator):
+        return self.rule.init(gaussians, task, generator)
+
+    def step(self, gaussians, grads, state: OptState):
+        new, new_state = self.rule.step(gaussians, grads, state)
+        if state.step >= self.at:
+            new = replace(new, means=new.means.clone().index_fill_(0, torch.tensor([3]), float("nan")))
+        return new, new_state
+
+
+def test_a_run_that_diverges_ends_with_its_last_finite_state(tmp_path):
+    result = fit(SCENE, start(), Broken(at=5), steps=20, eval_at=(0,), checkpoint=tmp_path)
+    assert result.diverged and result.steps == 5 and result.gaussians.is_finite()
+    asked = iter(range(100))
+    sound = fit(SCENE, start(), "adam", steps=20, eval_at=(), should_stop=lambda: next(asked) == 5)
+    assert_same_bits(result.gaussians, sound.gaussians)
+    assert [point.step for point in result.curve] == [0, 5]
+    resumed = fit(SCENE, start(), Broken(at=5), steps=20, eval_at=(0,), checkpoint=tmp_path, resume=True)
+    assert resumed.diverged and resumed.steps == 5
+
+
+def test_a_loss_that_is_not_finite_takes_back_the_step_before(monkeypatch):
+    real, calls = loop.loss_and_gradients, iter(range(100))
+    monkeypatch.setattr(loop, "loss_and_gradients", lambda *a: (float("inf"), None) if next(calls) == 4 else real(*a))
+    result = fit(SCENE, start(), "adam", steps=20, eval_at=(0, 4))
+    assert result.diverged and result.steps == 3
+    assert [point.step for point in result.curve] == [0, 3]
+
+
+def test_average_is_less_noisy_than_the_iterates_and_starts_late(monkeypatch):
+    plain = fit(SCENE, start(), "adam", steps=6, eval_at=())
+    early = fit(SCENE, start(), "adam", steps=6, eval_at=(), average=True)
+    assert_same_bits(plain.gaussians, early.gaussians)  # before AVERAGE_FROM
+    monkeypatch.setattr(loop, "AVERAGE_FROM", 3)
+    average = fit(SCENE, start(), "adam", steps=6, eval_at=(), average=True)
+    moved = [float(torch.linalg.vector_norm(g.log_scales - start().log_scales)) for g in (average.gaussians, plain.gaussians)]
+    assert 0 < moved[0] < 0.95 * moved[1]  # the average lags behind a path that leads away from the start
+
+
+def test_seconds_count_optimization_only(monkeypatch):
+    real = loop.score
+    monkeypatch.setattr(loop, "score", lambda *a: (time.sleep(0.5), real(*a))[1])
+    began = time.perf_counter()
+    result = fit(SCENE, start(), "adam", steps=4, eval_at=(0, 1, 2), on_step=lambda progress: time.sleep(0.05))
+    assert time.perf_counter() - began > 2.2
+    assert result.seconds < time.perf_counter() - began - 2.2
+
+
+def test_max_seconds_ends_the_run():
+    result = fit(SCENE, start(), "adam", max_seconds=0.2, eval_at=())
+    assert 0.2 <= result.seconds < 2 and result.steps >= 1
+
+
+def test_progress_is_reported():
+    reports = []
+    fit(SCENE, start(), "adam", steps=3, eval_at=(0,), on_step=reports.append)
+    assert [(p.step, len(p.curve)) for p in reports] == [(0, 1), (1, 1), (2, 1), (3, 1), (3, 2)]
+    assert all(0 < p.loss < 2 for p in reports[1:])
+    json.dumps([p.seconds for p in reports])
+
+
+def test_bad_requests_have_a_sentence():
+    cases = [
+        ({"steps": -1}, OptionError, "steps must be 0 or more, got -1"),
+        ({"max_seconds": 0}, OptionError, "max_seconds must be positive, got 0"),
+        ({"views_per_step": 0}, OptionError, "views_per_step must be at least 1, got 0"),
+        ({"optimizer": "adamm"}, OptionError, "unknown optimizer 'adamm'"),
+        ({"gaussians": start()[:0]}, SceneError, "no Gaussians to optimize"),
+        ({"gaussians": start().map(lambda t: t * float("nan"))}, OptionError, "NaN"),
+        ({"scene": replace(SCENE, test_idx=())}, SceneError, "0 held-out photos"),
+        ({"scene": replace(SCENE, train_idx=())}, SceneError, "0 train"),
+    ]
+    for change, error, message in cases:
+        with pytest.raises(error, match=message):
+            fit(**{"scene": SCENE, "gaussians": start(), "optimizer": "adam", "steps": 1, **change})
+
+
+def test_one_train_view_is_enough():
+    """Its cameras have no extent: scene_scale is 0."""
+    scene = replace(SCENE, train_idx=(1,), test_idx=(0,))
+    result = fit(scene, start(), "adam", steps=3, eval_at=())
+    assert result.steps == 3 and result.gaussians.is_finite()
