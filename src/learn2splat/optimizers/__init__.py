@@ -33,7 +33,7 @@ def make_optimizer(name: str, **options: object) -> UpdateRule:
 
     Args:
         options: replace constants of the rule, by the field names of its configuration (`AdamConfig`, `SGDConfig`, `NominalConfig`); for the
-            learned rules, the arguments of their classes.
+            learned rules those of `weights.make_learned`: `weights` (a file), `seed`, and the fields of `AnchoredConfig` or `PaperConfig`.
 
     Raises:
         OptionError: unknown name or option, or a value that makes no sense.
@@ -48,14 +48,10 @@ def make_optimizer(name: str, **options: object) -> UpdateRule:
 
 def _build(name: str, options: dict) -> UpdateRule:
     # The learned rules are imported on use: plain rules need neither their modules nor their weights.
-    if name in ("learned", "anchored"):
-        from .anchored import Anchored
+    if name in ("learned", "anchored", "paper"):
+        from .weights import make_learned
 
-        return Anchored(**options)
-    if name == "paper":
-        from .paper import Paper
-
-        return Paper(**options)
+        return make_learned(name, **options)
     return _PLAIN[name](options)
 
 

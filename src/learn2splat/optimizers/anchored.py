@@ -24,33 +24,33 @@ channels: exact. Rotation: not, because Adam normalises per component and SH do 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ..errors import OptionError
 from ..gaussians.knn import knn
-from ..gaussians.record import COLUMNS, FIELDS, NUM_PARAMS, Gaussians
+from ..gaussians.record import COLUMNS, FIELDS, Gaussians
 from ._features import CORE, FEATURES, NEIGHBOUR_FIELDS, NOISE_FEATURES, NUM_GROUPS, NUM_RELATIONS, SLOW_BETA, Observed, Seen, observe
-from ._moments import ADAM_EPS, init_moments
+from ._moments import ADAM_EPS, clean_gradients, init_moments
 from .attention import Block, seen_neighbours
 from .base import OptState, Task, UpdateRule
-from .nominal import NominalConfig, apply_update, nominal_direction, step_sizes, unknown_spacing
+from .nominal import NominalConfig, apply_update, expand_groups, group_step_sizes, nominal_direction, unknown_spacing
 
 SEEN_BETA = 0.95  # of the running share of steps in which a Gaussian was seen
 
-# What corrections are made of: basis -> the parameter groups that have a coefficient for it.
+# What corrections are made of: basis -> the parameter groups that have a coefficient for it. shN has two of its own: for "raw" and for "momentum".
 TERMS: dict[str, tuple[str, ...]] = {
-    "raw": FIELDS,  # gradient / sqrt(vhat): momentum 0
-    "momentum": FIELDS,  # the nominal direction: momentum 0.9
+    "raw": FIELDS[:-1],  # gradient / sqrt(vhat): momentum 0
+    "momentum": FIELDS[:-1],  # the nominal direction: momentum 0.9
     "slow": FIELDS[:-1],  # momentum 0.99
     "neighbour_direction": NEIGHBOUR_FIELDS,
     "neighbour_offset": NEIGHBOUR_FIELDS,
     "constant": ("log_scales", "logit_opacities"),  # grow, shrink, fade
     "anisotropy": ("log_scales",),  # log-scales minus their mean: rounder, thinner
 }
-NUM_TERMS = sum(len(groups) for groups in TERMS.values())
+NUM_TERMS = 2 + sum(len(groups) for groups in TERMS.values())
 
 
 @dataclass(frozen=True)
@@ -91,9 +91,9 @@ class AnchoredNetwork(nn.Module):
         self.own = nn.Linear(read + config.latent, width)
         self.overall = nn.Linear(read + 1, width, bias=False)  # means of the features over the seen Gaussians, and the share of those
         self.relation = nn.Linear(NUM_RELATIONS, config.heads, bias=False)
-        self.blocks = nn.ModuleList(Block(width, config.head_dim, config.heads, config.mlp_ratio * width) for _ in range(config.blocks))
+        self.blocks = nn.ModuleList(Block(width, config.head_dim, config.heads, config.mlp_ratio * width, F.relu) for _ in range(config.blocks))
         self.memory = nn.Linear(width, 2 * config.latent)  # gate, candidate
-        self.head = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, NUM_GROUPS + NUM_TERMS))
+        self.head = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, NUM_GROUPS + NUM_TERMS))
         self.magnitude = nn.Linear(2 * noise, NUM_GROUPS, bias=False)  # own noise features and their means over the seen Gaussians
         nn.init.zeros_(self.head[2].weight)
         nn.init.zeros_(self.head[2].bias)
@@ -170,15 +170,14 @@ class Anchored(UpdateRule):
         `theta`: weights by name that replace those of `self.network`, as in `torch.func.functional_call`.
         """
         config, old = self.config, state.tensors
-        grads = grads.detach()
-        direction, seen, tensors = nominal_direction(grads, old, config.nominal)
+        flat, (flat_grads, seen) = gaussians.flatten(), clean_gradients(grads.detach())
+        direction, tensors = nominal_direction(flat_grads, seen, old, config.nominal)
         tensors["spacing"], tensors["neighbours"] = self._refreshed(gaussians.means, state)
-        for name in ("latent", "slow", "running", "seen_rate", "last_seen"):
-            tensors[name] = old[name]
+        sizes = group_step_sizes(tensors["spacing"], config.nominal)
         new_state = replace(state, tensors=tensors, step=state.step + 1)
         rows = torch.nonzero(seen).squeeze(1)
         if len(rows) == 0:
-            new_state.tensors = {name: tensor.clone() for name, tensor in tensors.items()}
+            tensors.update({name: old[name].clone() for name in ("latent", "slow", "running", "seen_rate", "last_seen")})
             return gaussians.clone(), new_state
 
         everyone = len(rows) == len(seen)
@@ -189,15 +188,25 @@ class Anchored(UpdateRule):
         def put(tensor: Tensor, values: Tensor) -> Tensor:
             return values if everyone else tensor.index_copy(0, rows, values)
 
-        count = take(tensors["count"]).to(direction.dtype)
-        grad = take(grads.flatten())
-        slow = take(old["slow"]).lerp(grad[:, :CORE], 1 - SLOW_BETA)
-        gap = state.step - take(old["last_seen"])
-        seen_rate = torch.where(take(old["last_seen"]) < 0, 1.0, take(old["seen_rate"]) * SEEN_BETA**gap + (1 - SEEN_BETA))
-        root = take(tensors["v"]).sqrt().mul_((1 - config.nominal.beta2**count).rsqrt().unsqueeze(1)).add_(ADAM_EPS)
+        count = take(tensors["count"]).to(flat.dtype)
+        grad = take(flat_grads)
+        last_seen = take(old["last_seen"])
+        fading = take(old["seen_rate"]) * SEEN_BETA ** (state.step - last_seen)  # over the steps in which it was not seen
         neighbours, exists = seen_neighbours(tensors["neighbours"], seen, config.neighbours)
-        running, spacing = take(old["running"]), take(tensors["spacing"])
-        observed = observe(Seen(take(gaussians.flatten()), grad, take(direction), root, slow, count, running, seen_rate, spacing, neighbours, exists))
+        known = Seen(
+            flat=take(flat),
+            grad=grad,
+            direction=take(direction),
+            root=take(tensors["v"]).sqrt().mul_((1 - config.nominal.beta2**count).rsqrt().unsqueeze(1)).add_(ADAM_EPS),
+            slow=take(old["slow"]).lerp(grad[:, :CORE], 1 - SLOW_BETA),
+            count=count,
+            running=take(old["running"]),
+            seen_rate=torch.where(last_seen < 0, 1.0, fading + (1 - SEEN_BETA)),
+            spacing=take(tensors["spacing"]),
+            neighbours=neighbours,
+            exists=exists,
+        )
+        observed = observe(known)
         latent = take(old["latent"])
         inputs = (
             torch.cat([observed.features[name] for name in config.features], dim=1).to(latent.dtype),
@@ -209,15 +218,15 @@ class Anchored(UpdateRule):
             exists,
         )
         log_gains, coefficients, latent = self.network(*inputs) if theta is None else torch.func.functional_call(self.network, theta, inputs)
-        gains = torch.exp(squash(log_gains, config.max_log_shrink, config.max_log_growth)).to(direction.dtype)
-        correction = make_correction(take(direction), observed, take(gaussians.log_scales), coefficients.to(direction.dtype), config.max_correction)
-        learned = (take(direction) + correction) * expand_groups(gains)
-        delta = put(direction, learned) * step_sizes(tensors["spacing"], config.nominal)  # the direction of the unseen is zero
+        gains = torch.exp(squash(log_gains, config.max_log_shrink, config.max_log_growth)).to(flat.dtype)
+        correction = make_correction(known, observed, coefficients.to(flat.dtype), config.max_correction)
+        delta = (known.direction + correction) * expand_groups(take(sizes) * gains)
+        delta = put(torch.zeros_like(flat), delta)
 
-        for name, values in {"latent": latent, "slow": slow, "running": observed.running, "seen_rate": seen_rate}.items():
+        for name, values in {"latent": latent, "slow": known.slow, "running": observed.running, "seen_rate": known.seen_rate}.items():
             tensors[name] = put(old[name], values)
         tensors["last_seen"] = torch.where(seen, state.step, old["last_seen"])
-        return apply_update(gaussians, delta, seen), new_state
+        return apply_update(flat, delta, seen), new_state
 
     def _refreshed(self, means: Tensor, state: OptState) -> tuple[Tensor, Tensor]:
         """Spacing and neighbour lists, on the schedule of `nominal.refreshed_spacing` and with its values."""
@@ -231,44 +240,37 @@ class Anchored(UpdateRule):
 
 def squash(x: Tensor, low: float, high: float) -> Tensor:
     """Smooth map of the reals onto (-low, high) with squash(0) = 0 and slope 1 there."""
-    return torch.where(x > 0, high * torch.tanh(x / high), low * torch.tanh(x / low))
+    limit = torch.where(x > 0, high, low)
+    return limit * torch.tanh(x / limit)
 
 
-def _selection(groups: tuple[str, ...], first: int, rows: int, columns: int) -> Tensor:
-    """(rows, columns) 0/1 matrix: number `first + i` goes to the columns of `groups[i]`. A product with it beats an indexed copy on a CPU."""
-    matrix = torch.zeros(rows, columns)
-    for i, name in enumerate(groups):
-        matrix[first + i, COLUMNS[name]] = 1
+def make_correction(s: Seen, observed: Observed, coefficients: Tensor, bound: float) -> Tensor:
+    """The correction (n, 59), each number within +-bound, from `coefficients` (n, NUM_TERMS)."""
+    log_scales = s.flat[:, COLUMNS["log_scales"]]
+    bases = {
+        "raw": observed.raw[:, :CORE],
+        "momentum": s.direction[:, :CORE],
+        "slow": observed.slow,
+        "neighbour_direction": observed.neighbour_direction,
+        "neighbour_offset": observed.neighbour_offset,
+        "anisotropy": F.pad(log_scales - log_scales.mean(1, keepdim=True), (COLUMNS["log_scales"].start, CORE - COLUMNS["log_scales"].stop)),
+    }
+    factors = dict(zip(TERMS, (coefficients[:, 2:] @ _TERM_COLUMNS.to(coefficients)).split(CORE, dim=1)))
+    core = factors["constant"]
+    for name, basis in bases.items():
+        core = torch.addcmul(core, basis, factors[name])
+    sh = observed.raw[:, CORE:] * coefficients[:, 0:1] + s.direction[:, CORE:] * coefficients[:, 1:2]
+    return bound * torch.tanh(torch.cat([core, sh], dim=1) / bound)
+
+
+def _term_columns() -> Tensor:
+    """(NUM_TERMS - 2, 14 len(TERMS)) 0/1 matrix: which coefficient goes with which basis and column. A product with it beats an indexed copy."""
+    pairs = [(i, group) for i, groups in enumerate(TERMS.values()) for group in groups]
+    matrix = torch.zeros(len(pairs), CORE * len(TERMS))
+    for row, (i, group) in enumerate(pairs):
+        columns = COLUMNS[group]
+        matrix[row, i * CORE + columns.start : i * CORE + columns.stop] = 1
     return matrix
 
 
-_GAIN_COLUMNS = _selection(FIELDS, 0, NUM_GROUPS, NUM_PARAMS)
-_FIRST_TERM = dict(zip(TERMS, accumulate((len(groups) for groups in TERMS.values()), initial=0)))
-_TERM_COLUMNS = {
-    basis: _selection(groups, _FIRST_TERM[basis], NUM_TERMS, NUM_PARAMS if "shN" in groups else CORE) for basis, groups in TERMS.items()
-}
-
-
-def expand_groups(gains: Tensor) -> Tensor:
-    """(n, 6) -> (n, 59): the gain of each column."""
-    return gains @ _GAIN_COLUMNS.to(gains)
-
-
-def make_correction(direction: Tensor, observed: Observed, log_scales: Tensor, coefficients: Tensor, bound: float) -> Tensor:
-    """The correction (n, 59), each number within +-bound, from `coefficients` (n, NUM_TERMS)."""
-
-    def term(basis: str) -> Tensor:
-        return coefficients @ _TERM_COLUMNS[basis].to(coefficients)
-
-    anisotropy = log_scales - log_scales.mean(1, keepdim=True)
-    scales = COLUMNS["log_scales"]
-    core = (
-        observed.slow * term("slow")
-        + observed.neighbour_direction * term("neighbour_direction")
-        + observed.neighbour_offset * term("neighbour_offset")
-        + term("constant")
-        + nn.functional.pad(anisotropy, (scales.start, CORE - scales.stop)) * term("anisotropy")
-    )
-    total = observed.raw * term("raw") + direction * term("momentum") + nn.functional.pad(core, (0, NUM_PARAMS - CORE))
-    return bound * torch.tanh(total / bound)
-
+_TERM_COLUMNS = _term_columns()

@@ -7,6 +7,8 @@ is `NUM_CANDIDATES` long), that is the exact search among the seen Gaussians, as
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -78,26 +80,27 @@ class KnnAttention(nn.Module):
 
 
 class Mlp(nn.Module):
-    """Linear, GELU, Linear, with the names of the released network."""
+    """Linear, activation, Linear, with the names of the released network."""
 
-    def __init__(self, width: int, hidden: int) -> None:
+    def __init__(self, width: int, hidden: int, activation: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
+        self.activation = activation
         self.fc1 = nn.Linear(width, hidden)
         self.fc2 = nn.Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(x)))
+        return self.fc2(self.activation(self.fc1(x)))
 
 
 class Block(nn.Module):
     """A pre-norm transformer block: u += Attn(LN(u)); u += MLP(LN(u)). METHOD.md section 3, point 5."""
 
-    def __init__(self, width: int, head_dim: int, heads: int, mlp_hidden: int) -> None:
+    def __init__(self, width: int, head_dim: int, heads: int, mlp_hidden: int, activation: Callable[[Tensor], Tensor] = F.gelu) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(width)
         self.attn = KnnAttention(width, head_dim, heads)
         self.norm2 = nn.LayerNorm(width)
-        self.mlp = Mlp(width, mlp_hidden)
+        self.mlp = Mlp(width, mlp_hidden, activation)
 
     def forward(self, u: Tensor, neighbours: Tensor, exists: Tensor, bias: Tensor | None = None) -> Tensor:
         u = u + self.attn(self.norm1(u), neighbours, exists, bias)

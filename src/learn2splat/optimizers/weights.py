@@ -1,0 +1,228 @@
+"""Weights of learned rules: files, the ones that ship with the package, and the published checkpoint.
+
+A file of this project is safetensors with one JSON object in its metadata, under `learn2splat`: `version` of this format, `architecture`,
+`config` (all sizes, bounds and constants of the rule, so that nothing has to be known to use it), `provenance` (what the trainer wants to be
+remembered: data, seed, steps, commit) and `sha256` of names, shapes and numbers. The published checkpoint of Learn2Splat (names in METHOD.md
+section 3) loads too, from safetensors or from a Lightning `.ckpt`; that one is read without unpickling anything but tensors.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pickle
+import re
+from dataclasses import asdict
+from importlib import resources
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from ..errors import CheckpointError, OptionError, SaveError
+from .anchored import Anchored, AnchoredConfig, AnchoredNetwork
+from .nominal import NominalConfig
+from .paper import Paper, PaperConfig, PaperNetwork
+
+FORMAT_VERSION = 1
+METADATA_KEY = "learn2splat"
+RELEASED_PREFIXES = ("scene_trainer.optimizer.", "optimizer.", "")
+PACKAGED_DEFAULT = "default"
+
+
+def make_learned(
+    name: str = "learned", *, weights: str | os.PathLike | None = None, architecture: str | None = None, seed: int = 0, **config: object
+) -> Anchored | Paper:
+    """The learned rule called `name`.
+
+    Args:
+        name: `learned`, or the architecture itself: `anchored`, `paper`.
+        weights: a file, or the name of a packaged one. By default `learned` takes the packaged weights called `default` where the package has
+            them; otherwise the rule is untrained: `anchored` then is `nominal`, `paper` moves nothing.
+        architecture: of an untrained `learned`.
+        seed: for the first layers of an untrained network.
+        config: fields of `AnchoredConfig` or `PaperConfig`, for an untrained network; a file brings its own.
+
+    Raises:
+        OptionError: options that contradict each other or the file.
+        CheckpointError: see `load_weights`.
+    """
+    wanted = architecture if name == "learned" else name
+    if wanted not in (None, "anchored", "paper"):
+        raise OptionError(f"unknown architecture {wanted!r}: choose anchored or paper")
+    if architecture not in (None, wanted):
+        raise OptionError(f"optimizer {name} has its own architecture, but architecture={architecture} was given: use --optimizer learned with it")
+    if weights is None and name == "learned" and wanted is None and not config:
+        weights = packaged_weights()
+    if weights is None:
+        rule = Paper(PaperConfig(**config), seed=seed) if wanted == "paper" else Anchored(AnchoredConfig(**config), seed=seed)
+    else:
+        if config:
+            raise OptionError(f"options {', '.join(config)} contradict weights={weights}: the file holds its own configuration, leave them out")
+        rule = load_weights(packaged_weights(str(weights)) or weights)
+        if wanted not in (None, rule.architecture):
+            raise OptionError(f"{weights} holds weights of {rule.architecture}, not of {wanted}: use --optimizer {rule.architecture}")
+    rule.name = name
+    return rule
+
+
+def packaged_weights(name: str = PACKAGED_DEFAULT) -> Path | None:
+    """The file `learn2splat/weights/<name>.safetensors` of the installed package, or None where it has none of that name."""
+    path = Path(str(resources.files("learn2splat"))) / "weights" / f"{name}.safetensors"
+    return path if "/" not in name and path.is_file() else None
+
+
+def save_weights(path: str | os.PathLike, rule: Anchored | Paper, provenance: dict | None = None) -> None:
+    """Writes the weights and the configuration of `rule`, all or nothing. `provenance`: JSON-able.
+
+    Raises:
+        SaveError: the file could not be written.
+    """
+    path = Path(path)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in rule.network.state_dict().items()}
+    about = {
+        "version": FORMAT_VERSION,
+        "architecture": rule.architecture,
+        "config": asdict(rule.config),
+        "provenance": provenance or {},
+        "sha256": digest(tensors),
+    }
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        save_file(tensors, partial, metadata={METADATA_KEY: json.dumps(about)})
+        os.replace(partial, path)
+    except (OSError, SafetensorError) as error:
+        partial.unlink(missing_ok=True)
+        raise SaveError(f"weights could not be written to {path}: {error}; free some space or choose another folder") from error
+
+
+def load_weights(path: str | os.PathLike) -> Anchored | Paper:
+    """The rule in a file of this project or in a published checkpoint (`.ckpt` or safetensors).
+
+    Raises:
+        CheckpointError: the file is missing, unreadable, damaged, of a newer format, or a weight is missing, unknown, mis-shaped or not finite;
+            the message names it.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"no weights file at {path}: give the path of a .safetensors file or of the published .ckpt")
+    tensors, metadata = _read_ckpt(path) if path.suffix in (".ckpt", ".pt", ".pth") else _read_safetensors(path)
+    if METADATA_KEY not in metadata:
+        return _released(tensors, path)
+    about = _about(metadata, path)
+    if digest(tensors) != about["sha256"]:
+        raise CheckpointError(f"{path} is damaged: the numbers in it do not have the checksum that was saved with them; copy or download it again")
+    try:
+        if about["architecture"] == "paper":
+            rule = Paper(config := PaperConfig(**about["config"]), network=PaperNetwork(config))
+        else:
+            rule = Anchored(config := _anchored_config(about["config"]), network=AnchoredNetwork(config))
+    except (TypeError, KeyError, ValueError) as error:
+        raise CheckpointError(f"{path} has a configuration that this version cannot use ({error}): install the version that wrote it") from error
+    _fill(rule.network, tensors, path)
+    return rule
+
+
+def weights_info(path: str | os.PathLike) -> dict:
+    """`version`, `architecture`, `config`, `provenance` and `sha256` of a file of this project. Raises CheckpointError."""
+    _, metadata = _read_safetensors(Path(path))
+    if METADATA_KEY not in metadata:
+        raise CheckpointError(f"{path} was not written by this project: it has no {METADATA_KEY} entry in its metadata")
+    return _about(metadata, path)
+
+
+def digest(tensors: dict[str, Tensor]) -> str:
+    """SHA-256 over the sorted names, types, shapes and bytes of CPU tensors."""
+    result = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].contiguous()
+        result.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
+        result.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return result.hexdigest()
+
+
+def _about(metadata: dict[str, str], path: str | os.PathLike) -> dict:
+    """The JSON object of the metadata, with its keys checked."""
+    try:
+        about = json.loads(metadata[METADATA_KEY])
+        known = isinstance(about, dict) and {"version", "architecture", "config", "provenance", "sha256"} <= about.keys()
+    except json.JSONDecodeError as error:
+        raise CheckpointError(f"{path} has unreadable metadata ({error}): it is damaged, copy or download it again") from error
+    if not known:
+        raise CheckpointError(f"{path} has incomplete metadata: it is damaged, copy or download it again")
+    if about["version"] != FORMAT_VERSION or about["architecture"] not in ("anchored", "paper"):
+        raise CheckpointError(
+            f"{path} is of format {about['version']}, architecture {about['architecture']}; this version reads format {FORMAT_VERSION}, "
+            "anchored or paper: install a newer version"
+        )
+    return about
+
+
+def _anchored_config(values: dict) -> AnchoredConfig:
+    return AnchoredConfig(**{**values, "features": tuple(values["features"]), "nominal": NominalConfig(**values["nominal"])})
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} is not a readable safetensors file ({error}): copy or download it again") from error
+
+
+def _read_ckpt(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors of a Lightning checkpoint. `weights_only`: nothing in the file is run."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} holds more than tensors or is damaged, and is not opened for safety ({str(error).splitlines()[0]}): "
+            "save its state_dict as safetensors where you trust it, and load that"
+        ) from error
+    weights = content.get("state_dict", content) if isinstance(content, dict) else {}
+    return {name: tensor for name, tensor in weights.items() if isinstance(tensor, Tensor)}, {}
+
+
+def _released(tensors: dict[str, Tensor], path: Path) -> Paper:
+    """A published network: sizes are read off the shapes, prefixes are stripped, other parts of the checkpoint are left alone."""
+    first = "point_transformer.0.linear.weight"
+    for prefix in RELEASED_PREFIXES:
+        weights = {name[len(prefix) :]: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+        if first in weights:
+            break
+    else:
+        raise CheckpointError(f"{path} holds no learned optimizer: no key ends in optimizer.{first}, and it was not written by this project")
+    if weights[first].ndim != 2:
+        raise CheckpointError(f"{first} in {path} must be a matrix, got shape {tuple(weights[first].shape)}: it is of another network")
+    width = weights[first].shape[0]
+    numbers = [int(match.group(1)) for name in weights if (match := re.match(r"point_transformer\.1\.blocks\.(\d+)\.", name))]
+    qkv, hidden = (weights.get(f"point_transformer.1.blocks.0.{name}.weight") for name in ("attn.qkv", "mlp.fc1"))
+    # One head, as published; a missing or odd matrix keeps the published size here and is named below.
+    config = PaperConfig(
+        width=width,
+        blocks=max(numbers, default=-1) + 1,
+        head_dim=PaperConfig.head_dim if qkv is None or len(qkv) < 3 else len(qkv) // 3,
+        mlp_ratio=PaperConfig.mlp_ratio if hidden is None else max(1, len(hidden) // width),
+    )
+    network = PaperNetwork(config)
+    _fill(network, weights, path)
+    return Paper(config, network=network)
+
+
+def _fill(network: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
+    """Copies `tensors` into `network`; every key must be there, with its shape and finite numbers, and no other."""
+    own = network.state_dict()
+    for problem, names in (("lacks", own.keys() - tensors.keys()), ("has unknown", tensors.keys() - own.keys())):
+        if names:
+            raise CheckpointError(f"{path} {problem} weights: {', '.join(sorted(names))}; it is damaged or of another network")
+    for name, tensor in own.items():
+        found = tensors[name]
+        if found.shape != tensor.shape or not found.is_floating_point():
+            got = f"{found.dtype} of shape {tuple(found.shape)}"
+            raise CheckpointError(f"{name} in {path} must be floating of shape {tuple(tensor.shape)}, got {got}: it is of another network")
+        if not bool(torch.isfinite(found).all()):
+            raise CheckpointError(f"{name} in {path} holds NaN or infinities: training diverged, or the file is damaged")
+        tensor.copy_(found)  # state_dict shares memory with the network
