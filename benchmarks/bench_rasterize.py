@@ -1,0 +1,101 @@
+"""Times `rasterize` forward + backward on the common work and prints ratios to a 2048^3 float32 `torch.mm` of the same run.
+
+    python benchmarks/bench_rasterize.py                 # the table of three sizes, median of 5
+    python benchmarks/bench_rasterize.py --only m --repeats 20
+    python benchmarks/bench_rasterize.py --memory        # bytes per Gaussian and view that a forward + backward holds beyond its outputs
+
+The common work: N Gaussians, means uniform in a box of side 2 centred 4 in front of the camera, log-scales ln 0.02 + 0.4 randn, random quats,
+logit opacities randn, RGB colours, fx = fy = 0.9 W, eps2d 0.3. Rounds of mm and of each size alternate, so that a noisy neighbour hurts all alike.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import resource
+import statistics
+import time
+
+import torch
+
+import learn2splat
+from learn2splat import _native
+from learn2splat.threads import num_threads
+
+SIZES = {"s": (10_000, 128, 128, 0.06), "m": (50_000, 448, 256, 0.35), "l": (200_000, 512, 512, 0.80)}  # N, W, H, target in mm
+
+
+def common_work(n: int, width: int, height: int, views: int = 1):
+    g = torch.Generator().manual_seed(0)
+    means = torch.rand(n, 3, generator=g) * 2 - 1 + torch.tensor([0.0, 0.0, 4.0])
+    scales = (math.log(0.02) + 0.4 * torch.randn(n, 3, generator=g)).exp()
+    quats = torch.randn(n, 4, generator=g)
+    opacities = torch.randn(n, generator=g).sigmoid()
+    colors = torch.rand(n, 3, generator=g)
+    viewmats = torch.eye(4).repeat(views, 1, 1)
+    K = torch.tensor([[0.9 * width, 0.0, width / 2], [0.0, 0.9 * width, height / 2], [0.0, 0.0, 1.0]]).repeat(views, 1, 1)
+    inputs = [t.requires_grad_() for t in (means, quats, scales, opacities, colors)]
+    return inputs, viewmats, K, torch.randn(views, height, width, 3, generator=g)
+
+
+def forward_backward(work, width: int, height: int) -> tuple[float, float]:
+    inputs, viewmats, K, v_render = work
+    for t in inputs:
+        t.grad = None
+    t0 = time.perf_counter()
+    renders, _, _ = learn2splat.rasterize(*inputs, viewmats, K, width, height)
+    t1 = time.perf_counter()
+    renders.backward(v_render)
+    return t1 - t0, time.perf_counter() - t1
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", choices=SIZES, help="one size")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--memory", action="store_true")
+    args = parser.parse_args()
+    sizes = {args.only: SIZES[args.only]} if args.only else SIZES
+    if args.memory:
+        return measure_memory()
+    a, b = torch.rand(2048, 2048), torch.rand(2048, 2048)
+    works = {name: common_work(n, w, h) for name, (n, w, h, _) in sizes.items()}
+    mm_times, times = [], {name: [] for name in sizes}
+    for round_idx in range(args.repeats + 2):  # two rounds of warm-up
+        t0 = time.perf_counter()
+        torch.mm(a, b)
+        mm = time.perf_counter() - t0
+        measured = {}
+        for name, (_, w, h, _) in sizes.items():
+            runs = [forward_backward(works[name], w, h) for _ in range(3)]
+            measured[name] = tuple(statistics.median(part) for part in zip(*runs))
+        if round_idx >= 2:
+            mm_times.append(mm)
+            for name in sizes:
+                times[name].append(measured[name])
+    mm = statistics.median(mm_times)
+    print(f"isa {_native.isa()}, {num_threads()} threads ({_native.thread_pool()}), torch {torch.__version__}, mm {mm * 1e3:.1f} ms, median of {args.repeats}")
+    print("| size | forward ms | backward ms | sum ms | sum / mm | target |\n|---|---|---|---|---|---|")
+    for name, (n, w, h, target) in sizes.items():
+        forward, backward = (statistics.median(part) for part in zip(*times[name]))
+        total = statistics.median(f + b for f, b in times[name])
+        print(f"| {name}: {n} at {w}x{h} | {forward * 1e3:.2f} | {backward * 1e3:.2f} | {total * 1e3:.2f} | {total / mm:.3f} | {target} |")
+
+
+def measure_memory() -> None:
+    """Peak resident memory of one forward + backward of size l in 4 views, less what the inputs, outputs and their gradients take."""
+    n, w, h, _ = SIZES["l"]
+    views = 4
+    work = common_work(n, w, h, views)
+    forward_backward(common_work(1000, 64, 64), 64, 64)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    forward_backward(work, w, h)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
+    images = 4 * views * w * h * (3 + 1)  # renders, alphas
+    meta = 4 * views * n * (2 + 3 + 1 + 2)  # means2d, conics, depths, radii
+    grads = 4 * n * (3 + 4 + 3 + 1 + 3) + 4 * views * n * 2  # of the inputs; retained, of means2d
+    print(f"peak {peak / 1e6:.1f} MB - outputs {(images + meta + grads) / 1e6:.1f} MB = {(peak - images - meta - grads) / (views * n):.0f} bytes per Gaussian and view")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,178 @@
+// The only file that knows Python. Arrays come as C-contiguous NumPy views of torch tensors, with dtype and rank checked at the border; outputs
+// are allocated by the caller and written in place. Everything runs without the interpreter lock.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/string.h>
+
+#include <memory>
+#include <stdexcept>
+#include <string>
+
+#include "isa.hpp"
+#include "parallel.hpp"
+#include "project.hpp"
+#include "raster.hpp"
+#include "ssim.hpp"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace {
+
+template <class T, nb::ssize_t... S> using Array = nb::ndarray<T, nb::shape<S...>, nb::c_contig, nb::device::cpu>;
+template <class T, nb::ssize_t... S> using Maybe = std::optional<Array<T, S...>>;
+
+template <class A> auto pointer(const std::optional<A> &array) { return array ? array->data() : nullptr; }
+
+// Python has named the user's mistake by now; this keeps a mistake of our own from touching foreign memory.
+void check(bool ok, const char *what) {
+    if (!ok) throw std::invalid_argument(std::string("learn2splat._native: inconsistent ") + what);
+}
+
+template <class A> bool has_rows(const std::optional<A> &array, size_t C, size_t N) { return !array || (array->shape(0) == C && array->shape(1) == N); }
+
+
+template <class T>
+l2s::ProjectArgs<T> project_args(const Array<const T, -1, 3> &means, const Array<const T, -1, 4> &quats, const Array<const T, -1, 3> &scales,
+                                 const Array<const T, -1> &opacities, const Maybe<const T, -1, -1, 3> &sh, const Maybe<const T, -1, 3> &campos,
+                                 const Array<const T, -1, 4, 4> &viewmats, const Array<const T, -1, 3, 3> &Ks, int width, int height, double near_plane,
+                                 double far_plane, double eps2d, int sh_degree) {
+    const size_t N = means.shape(0), C = viewmats.shape(0);
+    check(quats.shape(0) == N && scales.shape(0) == N && opacities.shape(0) == N, "Gaussians");
+    check(Ks.shape(0) == C && (!campos || campos->shape(0) == C), "cameras");
+    check((sh_degree < 0) == !sh && !sh == !campos, "spherical harmonics");
+    check(!sh || (sh_degree <= 3 && sh->shape(0) == N && sh->shape(1) >= size_t((sh_degree + 1) * (sh_degree + 1))), "spherical harmonics");
+    l2s::ProjectArgs<T> a{};
+    a.N = int64_t(N), a.C = int(C), a.width = width, a.height = height;
+    a.near_plane = T(near_plane), a.far_plane = T(far_plane), a.eps2d = T(eps2d);
+    a.sh_degree = sh_degree, a.sh_stride = sh ? int64_t(sh->shape(1)) * 3 : 0;
+    a.means = means.data(), a.quats = quats.data(), a.scales = scales.data(), a.opacities = opacities.data();
+    a.sh = pointer(sh), a.campos = pointer(campos), a.viewmats = viewmats.data(), a.Ks = Ks.data();
+    return a;
+}
+
+template <class T>
+void project_forward(Array<const T, -1, 3> means, Array<const T, -1, 4> quats, Array<const T, -1, 3> scales, Array<const T, -1> opacities,
+                     Maybe<const T, -1, -1, 3> sh, Maybe<const T, -1, 3> campos, Array<const T, -1, 4, 4> viewmats, Array<const T, -1, 3, 3> Ks, int width,
+                     int height, double near_plane, double far_plane, double eps2d, int sh_degree, int num_threads, Array<T, -1, -1, 2> means2d,
+                     Array<T, -1, -1> depths, Array<T, -1, -1, 3> conics, Maybe<T, -1, -1> compensated, Maybe<T, -1, -1, 3> colors,
+                     Array<int32_t, -1, -1, 2> radii) {
+    auto a = project_args<T>(means, quats, scales, opacities, sh, campos, viewmats, Ks, width, height, near_plane, far_plane, eps2d, sh_degree);
+    const size_t C = viewmats.shape(0), N = means.shape(0);
+    check(means2d.shape(0) == C && means2d.shape(1) == N && depths.shape(0) == C && depths.shape(1) == N && conics.shape(0) == C && conics.shape(1) == N &&
+              radii.shape(0) == C && radii.shape(1) == N && has_rows(compensated, C, N) && has_rows(colors, C, N) && !colors == !sh, "outputs");
+    a.antialiased = compensated.has_value();
+    a.means2d = means2d.data(), a.depths = depths.data(), a.conics = conics.data(), a.compensated = pointer(compensated), a.colors = pointer(colors);
+    a.radii = radii.data();
+    nb::gil_scoped_release unlocked;
+    const int64_t chunks = (a.N + l2s::PROJECT_CHUNK - 1) / l2s::PROJECT_CHUNK;
+    l2s::parallel_for(chunks, num_threads, [&](int64_t chunk) {
+        const int64_t begin = chunk * l2s::PROJECT_CHUNK, end = begin + l2s::PROJECT_CHUNK;
+        l2s::project_table<T>().forward(a, begin, end < a.N ? end : a.N);
+    });
+}
+
+template <class T>
+void project_backward(Array<const T, -1, 3> means, Array<const T, -1, 4> quats, Array<const T, -1, 3> scales, Array<const T, -1> opacities,
+                      Maybe<const T, -1, -1, 3> sh, Maybe<const T, -1, 3> campos, Array<const T, -1, 4, 4> viewmats, Array<const T, -1, 3, 3> Ks, int width,
+                      int height, double near_plane, double far_plane, double eps2d, int sh_degree, int num_threads, Maybe<T, -1, -1, 3> colors,
+                      Array<int32_t, -1, -1, 2> radii, Maybe<const T, -1, -1, 2> v_means2d, Maybe<const T, -1, -1> v_depths,
+                      Maybe<const T, -1, -1, 3> v_conics, Maybe<const T, -1, -1> v_compensated, Maybe<const T, -1, -1, 3> v_colors,
+                      Array<T, -1, 3> v_means, Array<T, -1, 4> v_quats, Array<T, -1, 3> v_scales, Maybe<T, -1> v_opacities, Maybe<T, -1, -1, 3> v_sh,
+                      Maybe<T, -1, -1, 15> v_cameras) {
+    auto a = project_args<T>(means, quats, scales, opacities, sh, campos, viewmats, Ks, width, height, near_plane, far_plane, eps2d, sh_degree);
+    const size_t C = viewmats.shape(0), N = means.shape(0);
+    const int64_t chunks = (a.N + l2s::PROJECT_CHUNK - 1) / l2s::PROJECT_CHUNK;
+    check(radii.shape(0) == C && radii.shape(1) == N && has_rows(colors, C, N) && has_rows(v_means2d, C, N) && has_rows(v_depths, C, N) &&
+              has_rows(v_conics, C, N) && has_rows(v_compensated, C, N) && has_rows(v_colors, C, N), "incoming gradients");
+    check(v_means.shape(0) == N && v_quats.shape(0) == N && v_scales.shape(0) == N && (!v_opacities || v_opacities->shape(0) == N) && !v_sh == !sh && !colors == !sh &&
+              (!v_sh || (v_sh->shape(0) == N && v_sh->shape(1) == sh->shape(1))) && has_rows(v_cameras, size_t(chunks), C), "outgoing gradients");
+    a.antialiased = v_opacities.has_value();
+    a.colors = pointer(colors), a.radii = radii.data();
+    l2s::ProjectGrads<T> g{pointer(v_means2d), pointer(v_depths), pointer(v_conics), pointer(v_compensated), pointer(v_colors), v_means.data(), v_quats.data(),
+                           v_scales.data(),    pointer(v_opacities), pointer(v_sh),  pointer(v_cameras)};
+    nb::gil_scoped_release unlocked;
+    l2s::parallel_for(chunks, num_threads, [&](int64_t chunk) { l2s::project_table<T>().backward(a, g, chunk); });
+}
+
+template <class T>
+l2s::RasterInput<T> raster_input(const Array<const T, -1, -1, 2> &means2d, const Array<const T, -1, -1, 3> &conics, const Array<const T, -1, -1> &opacities,
+                                 const Maybe<const T, -1, -1, 3> &colors, const Array<const T, -1, -1> &depths, const Array<int32_t, -1, -1, 2> &radii,
+                                 const Maybe<const T, -1, -1> &backgrounds, const Array<T, -1, -1, -1, -1> &renders) {
+    const size_t C = means2d.shape(0), N = means2d.shape(1), channels = renders.shape(3);
+    check(conics.shape(0) == C && conics.shape(1) == N && depths.shape(0) == C && depths.shape(1) == N && radii.shape(0) == C && radii.shape(1) == N, "projection");
+    check((opacities.shape(0) == C || opacities.shape(0) == 1) && opacities.shape(1) == N, "opacities");
+    check(!colors || ((colors->shape(0) == C || colors->shape(0) == 1) && colors->shape(1) == N), "colors");
+    check(renders.shape(0) == C && (colors ? channels == 3 || channels == 4 : channels == 1), "channels");
+    check(has_rows(backgrounds, C, channels), "backgrounds");
+    check(renders.shape(1) < (1u << 20) && renders.shape(2) < (1u << 20) && N < (size_t(1) << 32), "image or Gaussian count (too large)");
+    l2s::RasterInput<T> in{};
+    in.N = int64_t(N), in.C = int(C), in.height = int(renders.shape(1)), in.width = int(renders.shape(2)), in.channels = int(channels);
+    in.means2d = means2d.data(), in.conics = conics.data(), in.opacities = opacities.data(), in.opacity_stride = opacities.shape(0) == C && C > 1 ? int64_t(N) : 0;
+    in.colors = pointer(colors), in.color_stride = colors && colors->shape(0) == C && C > 1 ? int64_t(3 * N) : 0;
+    in.depths = depths.data(), in.radii = radii.data(), in.backgrounds = pointer(backgrounds);
+    return in;
+}
+
+template <class T>
+std::unique_ptr<l2s::RasterState> raster_forward(Array<const T, -1, -1, 2> means2d, Array<const T, -1, -1, 3> conics, Array<const T, -1, -1> opacities,
+                                                 Maybe<const T, -1, -1, 3> colors, Array<const T, -1, -1> depths, Array<int32_t, -1, -1, 2> radii,
+                                                 Maybe<const T, -1, -1> backgrounds, int num_threads, Array<T, -1, -1, -1, -1> renders, Array<T, -1, -1, -1> alphas) {
+    const auto in = raster_input<T>(means2d, conics, opacities, colors, depths, radii, backgrounds, renders);
+    check(alphas.shape(0) == renders.shape(0) && alphas.shape(1) == renders.shape(1) && alphas.shape(2) == renders.shape(2), "alphas");
+    auto state = std::make_unique<l2s::RasterState>();
+    nb::gil_scoped_release unlocked;
+    l2s::raster_forward<T>(in, num_threads, *state, renders.data(), alphas.data());
+    return state;
+}
+
+template <class T>
+void raster_backward(const l2s::RasterState &state, Array<const T, -1, -1, 2> means2d, Array<const T, -1, -1, 3> conics, Array<const T, -1, -1> opacities,
+                     Maybe<const T, -1, -1, 3> colors, Array<const T, -1, -1> depths, Array<int32_t, -1, -1, 2> radii, Maybe<const T, -1, -1> backgrounds, int num_threads,
+                     Array<T, -1, -1, -1, -1> renders, Array<T, -1, -1, -1> alphas, Array<const T, -1, -1, -1, -1> v_renders, Maybe<const T, -1, -1, -1> v_alphas,
+                     Array<T, -1, -1, 2> v_means2d, Array<T, -1, -1, 3> v_conics, Array<T, -1, -1> v_opacities, Maybe<T, -1, -1, 3> v_colors, Maybe<T, -1, -1> v_depths,
+                     Maybe<T, -1, -1, 2> absgrad, Maybe<T, -1, -1> v_backgrounds) {
+    const auto in = raster_input<T>(means2d, conics, opacities, colors, depths, radii, backgrounds, renders);
+    const size_t C = size_t(in.C), N = size_t(in.N);
+    for (int k = 0; k < 4; ++k) check(v_renders.shape(k) == renders.shape(k) && (k == 3 || (alphas.shape(k) == renders.shape(k) && (!v_alphas || v_alphas->shape(k) == renders.shape(k)))), "images");
+    check(v_means2d.shape(0) == C && v_means2d.shape(1) == N && v_conics.shape(0) == C && v_conics.shape(1) == N && v_opacities.shape(0) == C && v_opacities.shape(1) == N &&
+              has_rows(v_colors, C, N) && has_rows(v_depths, C, N) && has_rows(absgrad, C, N) && has_rows(v_backgrounds, C, size_t(in.channels)), "gradients");
+    check(state.bands.size() == C * size_t(state.bands_per_view) && state.band_rows * state.bands_per_view >= in.height, "state");
+    const l2s::RasterGrads<T> grads{renders.data(),     alphas.data(),      v_renders.data(),  pointer(v_alphas), v_means2d.data(),     v_conics.data(),
+                                    v_opacities.data(), pointer(v_colors), pointer(v_depths), pointer(absgrad),  pointer(v_backgrounds)};
+    nb::gil_scoped_release unlocked;
+    l2s::raster_backward<T>(in, num_threads, state, grads);
+}
+
+template <class T>
+void photometric_forward(Array<const T, -1, -1, -1, 3> renders, Array<const T, -1, -1, -1, 3> targets, double ssim_weight, int num_threads, Array<double, -1> l1,
+                         Array<double, -1> ssim, Maybe<T, -1, -1, -1, 3> grads) {
+    const int64_t V = int64_t(renders.shape(0)), H = int64_t(renders.shape(1)), W = int64_t(renders.shape(2));
+    for (int k = 0; k < 3; ++k) check(targets.shape(k) == renders.shape(k) && (!grads || grads->shape(k) == renders.shape(k)), "images");
+    check(l1.shape(0) == renders.shape(0) && ssim.shape(0) == renders.shape(0) && H >= l2s::SSIM_WINDOW && W >= l2s::SSIM_WINDOW, "images");
+    nb::gil_scoped_release unlocked;
+    l2s::photometric_forward<T>(renders.data(), targets.data(), V, H, W, ssim_weight, num_threads, l1.data(), ssim.data(), pointer(grads));
+}
+
+template <class T> void bind(nb::module_ &m, const std::string &suffix) {
+    const auto name = [&](const char *base) { return std::string(base) + suffix; };
+    m.def(name("project_forward").c_str(), &project_forward<T>);
+    m.def(name("project_backward").c_str(), &project_backward<T>);
+    m.def(name("raster_forward").c_str(), &raster_forward<T>);
+    m.def(name("raster_backward").c_str(), &raster_backward<T>);
+    m.def(name("photometric_forward").c_str(), &photometric_forward<T>);
+}
+
+}  // namespace
+
+NB_MODULE(_native, m) {
+    m.doc() = "Native CPU core of learn2splat. Private: call learn2splat.rasterize and learn2splat.photometric_loss.";
+    nb::class_<l2s::RasterState>(m, "RasterState", "Sorted lists that the forward pass leaves for the backward pass.")
+        .def_prop_ro("nbytes", &l2s::RasterState::bytes, "Memory it holds, bytes.");
+    bind<float>(m, "_f32");
+    bind<double>(m, "_f64");
+    m.attr("PROJECT_CHUNK") = l2s::PROJECT_CHUNK;
+    m.def("isa", &l2s::isa_name, "Instruction set in use: base, avx2 or avx512.");
+    m.def("thread_pool", &l2s::pool_description, "Whose threads run the kernels.");
+}

@@ -1,0 +1,289 @@
+// Band kernels of the rasterizer: which bands and tiles a Gaussian reaches, and the blending of one tile, forward and backward.
+#include "raster.hpp"
+
+#include "simd.hpp"
+
+namespace l2s {
+namespace L2S_ISA {
+namespace {
+
+constexpr double LOG2E = 1.4426950408889634, LN2 = 0.6931471805599453;
+// Extents are widened by this many pixels: culling must never be stricter than the alpha test, whatever the rounding.
+constexpr double EXTENT_SLACK = 2e-3;
+
+template <class X> L2S_INLINE X clamp(X x, X low, X high) { return x < low ? low : x > high ? high : x; }
+
+// First and last pixel centre (index) in [0, size) that lies within centre +- extent.
+L2S_INLINE int first_pixel(double low, int size) { return int(std::ceil(clamp(low - 0.5 - EXTENT_SLACK, 0.0, double(size)))); }
+L2S_INLINE int last_pixel(double high, int size) { return int(std::floor(clamp(high - 0.5 + EXTENT_SLACK, -1.0, double(size - 1)))); }
+
+// The ellipse {alpha >= 1/255}: a dx^2 + 2 b dx dy + c dy^2 <= t. det is taken in double from the rounded conic, whose ellipse the tile loop sees.
+struct Ellipse {
+    double a, b, c, det, t, rx, ry;
+};
+
+template <class T> L2S_INLINE bool make_ellipse(const T *conic, T opacity, Ellipse &e) {
+    e.a = conic[0], e.b = conic[1], e.c = conic[2];
+    e.t = 2.0 * std::log(255.0 * double(opacity));
+    e.det = e.a * e.c - e.b * e.b;
+    if (!(e.t > 0.0) || !(e.a > 0.0) || !(e.c > 0.0)) return false;
+    if (e.det < 1e-12 * e.a * e.c) e.det = 1e-12 * e.a * e.c;  // rounded to a degenerate conic: a very long ellipse instead
+    e.rx = std::sqrt(e.t * e.c / e.det);
+    e.ry = std::sqrt(e.t * e.a / e.det);
+    return true;
+}
+
+template <class T> L2S_INLINE bool finite_color(const T *color, int n) {
+    T check = 0;
+    for (int k = 0; k < n; ++k) check += color[k] * T(0);
+    return check == T(0);
+}
+
+template <class T>
+void band_range(const RasterInput<T> &in, int view, int band_rows, int64_t begin, int64_t end, uint16_t *first, uint16_t *last) {
+    const int num_colors = in.channels == 1 ? 0 : 3;
+    for (int64_t i = begin; i < end; ++i) {
+        const int64_t row = view * in.N + i;
+        first[i] = 1, last[i] = 0;
+        if (in.radii[2 * row] <= 0 || in.radii[2 * row + 1] <= 0) continue;
+        Ellipse e{};
+        if (!make_ellipse(in.conics + 3 * row, in.opacities[view * in.opacity_stride + i], e)) continue;
+        if (num_colors && !finite_color(in.colors + view * in.color_stride + 3 * i, 3)) continue;
+        const double x = in.means2d[2 * row], y = in.means2d[2 * row + 1];
+        const int row0 = first_pixel(y - e.ry, in.height), row1 = last_pixel(y + e.ry, in.height);
+        if (row0 > row1 || first_pixel(x - e.rx, in.width) > last_pixel(x + e.rx, in.width)) continue;
+        first[i] = uint16_t(row0 / band_rows), last[i] = uint16_t(row1 / band_rows);
+    }
+}
+
+template <class T> int64_t make_slots(const BandArgs<T> &band) {
+    int64_t num_spans = 0;
+    const int num_colors = band.channels == 1 ? 0 : 3;
+    for (int k = 0; k < band.num_slots; ++k) {
+        if (k + 8 < band.num_slots) {
+            const int64_t ahead = band.ids[band.order[k + 8]];
+            __builtin_prefetch(band.means2d + 2 * ahead);
+            __builtin_prefetch(band.conics + 3 * ahead);
+            __builtin_prefetch(band.opacities + ahead);
+            if (num_colors) __builtin_prefetch(band.colors + 3 * ahead);
+        }
+        const int64_t i = band.ids[band.order[k]];
+        Slot<T> &slot = band.slots[k];
+        Ellipse e{};
+        make_ellipse(band.conics + 3 * i, band.opacities[i], e);
+        slot.x = band.means2d[2 * i], slot.y = band.means2d[2 * i + 1];
+        slot.A = T(0.5 * LOG2E) * band.conics[3 * i];
+        slot.B = T(LOG2E) * band.conics[3 * i + 1];
+        slot.C = T(0.5 * LOG2E) * band.conics[3 * i + 2];
+        slot.log_opacity = T(e.t * (0.5 * LOG2E) + -7.994353436858858);  // log2(255 o) - log2(255)
+        for (int ch = 0; ch < num_colors; ++ch) slot.color[ch] = band.colors[3 * i + ch];
+        if (band.channels != 3) slot.color[num_colors] = band.depths[i];
+        const double x = slot.x, y = double(slot.y) - band.y0;
+        const int row0 = first_pixel(y - e.ry, band.rows), row1 = last_pixel(y + e.ry, band.rows);
+        slot.row0 = int16_t(row0), slot.row1 = int16_t(row1);
+        if (!band.spans) continue;  // the backward pass has its tile lists already
+        const double inv_a = 1.0 / e.a, tip = e.b * e.rx / e.c;  // the rightmost point lies at dy = -tip, the leftmost at +tip
+        for (int tile_row = row0 / TILE_H; tile_row * TILE_H <= row1; ++tile_row) {
+            const int ya = tile_row * TILE_H > row0 ? tile_row * TILE_H : row0;
+            const int yb = tile_row * TILE_H + TILE_H - 1 < row1 ? tile_row * TILE_H + TILE_H - 1 : row1;
+            const double d0 = ya + 0.5 - y, d1 = yb + 0.5 - y;
+            const double right_dy = clamp(-tip, d0, d1), left_dy = clamp(tip, d0, d1);
+            const double right2 = e.a * e.t - e.det * right_dy * right_dy, left2 = e.a * e.t - e.det * left_dy * left_dy;
+            const double right = (std::sqrt(right2 > 0 ? right2 : 0.0) - e.b * right_dy) * inv_a;
+            const double left = (-std::sqrt(left2 > 0 ? left2 : 0.0) - e.b * left_dy) * inv_a;
+            const int col0 = first_pixel(x + left, band.width), col1 = last_pixel(x + right, band.width);
+            if (col0 > col1) continue;
+            const int tile0 = col0 / TILE_W, tile1 = col1 / TILE_W + 1;
+            band.spans[num_spans++] = {uint32_t(k), uint16_t(tile_row), uint16_t(tile0), uint16_t(tile1)};
+            uint32_t *counts = band.tile_counts + tile_row * band.tiles_x;
+            for (int t = tile0; t < tile1; ++t) ++counts[t];
+        }
+    }
+    return num_spans;
+}
+
+template <class T> struct Tile {
+    static constexpr int NV = TILE_W / LANES<T>;
+    int x0, y0, width, rows;  // y0 and rows relative to the band
+    Vec<T> px[NV];
+    L2S_INLINE Tile(const BandArgs<T> &band, int tx, int ty) : x0(tx * TILE_W), y0(ty * TILE_H) {
+        width = band.width - x0 < TILE_W ? band.width - x0 : TILE_W;
+        rows = band.rows - y0 < TILE_H ? band.rows - y0 : TILE_H;
+        for (int j = 0; j < NV; ++j)
+            for (int l = 0; l < LANES<T>; ++l) px[j][l] = T(x0 + j * LANES<T> + l) + T(0.5);
+    }
+    // Transmittance is kept negative where a pixel has stopped; pixels outside the image have stopped from the start.
+    L2S_INLINE void start(Vec<T> (*transmittance)[NV]) const {
+        for (int r = 0; r < TILE_H; ++r)
+            for (int j = 0; j < NV; ++j)
+                for (int l = 0; l < LANES<T>; ++l) transmittance[r][j][l] = (r < rows && j * LANES<T> + l < width) ? T(1) : T(-1);
+    }
+    L2S_INLINE static bool finished(const Vec<T> (*transmittance)[NV]) {
+        Vec<T> most = transmittance[0][0];
+        for (int r = 0; r < TILE_H; ++r)
+            for (int j = 0; j < NV; ++j) most = vmax(most, transmittance[r][j]);
+        return !any(most > T(0));
+    }
+};
+
+constexpr int CHECK_FINISHED_EVERY = 8;
+
+template <class T, int CH> void forward_tile(const BandArgs<T> &band, int tx, int ty) {
+    constexpr int NV = Tile<T>::NV;
+    using V = Vec<T>;
+    const Tile<T> tile(band, tx, ty);
+    V transmittance[TILE_H][NV], color[CH][TILE_H][NV];
+    tile.start(transmittance);
+    for (int ch = 0; ch < CH; ++ch)
+        for (int r = 0; r < TILE_H; ++r)
+            for (int j = 0; j < NV; ++j) color[ch][r][j] = V{};
+    const T cutoff = T(-7.994353436858858);  // log2(1/255)
+    const uint32_t *list = band.tile_slots + band.tile_offsets[ty * band.tiles_x + tx], *list_end = band.tile_slots + band.tile_offsets[ty * band.tiles_x + tx + 1];
+    for (int countdown = CHECK_FINISHED_EVERY; list < list_end; ++list) {
+        if (--countdown == 0) {
+            if (Tile<T>::finished(transmittance)) break;
+            countdown = CHECK_FINISHED_EVERY;
+        }
+        const Slot<T> &g = band.slots[*list];
+        const int r0 = g.row0 - tile.y0 > 0 ? g.row0 - tile.y0 : 0, r1 = g.row1 - tile.y0 < TILE_H - 1 ? g.row1 - tile.y0 : TILE_H - 1;
+        for (int r = r0; r <= r1; ++r) {
+            const T dy = T(band.y0 + tile.y0 + r) + T(0.5) - g.y, b_dy = g.B * dy, base = g.log_opacity - g.C * dy * dy;
+            for (int j = 0; j < NV; ++j) {
+                const V dx = tile.px[j] - g.x;
+                const V power = base - dx * (g.A * dx + b_dy);
+                const Mask<T> visible = power >= cutoff;
+                if (!any(visible)) continue;
+                const V alpha = vmin(exp2_nonpositive(vmin(power, V{})), splat<T>(T(ALPHA_MAX)));
+                const V before = transmittance[r][j], weight = alpha * before, after = before - weight;
+                const Mask<T> go = after > T(TRANSMITTANCE_STOP), blend = visible & go;
+                const V shown = select(blend, weight, V{});
+                for (int ch = 0; ch < CH; ++ch) color[ch][r][j] += shown * g.color[ch];
+                transmittance[r][j] = select(visible, select(go, after, vmin(before, -before)), before);
+            }
+        }
+    }
+    for (int r = 0; r < tile.rows; ++r) {
+        const int64_t pixel = int64_t(band.y0 + tile.y0 + r) * band.width + tile.x0;
+        T left[TILE_W], out[CH][TILE_W];
+        for (int j = 0; j < NV; ++j) {
+            const V t = vmax(transmittance[r][j], -transmittance[r][j]);
+            store<T>(left + j * LANES<T>, t);
+            for (int ch = 0; ch < CH; ++ch) store<T>(out[ch] + j * LANES<T>, band.background ? color[ch][r][j] + t * band.background[ch] : color[ch][r][j]);
+        }
+        for (int x = 0; x < tile.width; ++x) {
+            band.alpha[pixel + x] = T(1) - left[x];
+            for (int ch = 0; ch < CH; ++ch) band.render[(pixel + x) * CH + ch] = out[ch][x];
+        }
+    }
+}
+
+template <class T, int CH, bool ABS> void backward_tile(const BandArgs<T> &band, int tx, int ty) {
+    constexpr int NV = Tile<T>::NV;
+    constexpr int SUMS = 6 + CH + (ABS ? 2 : 0);
+    using V = Vec<T>;
+    const Tile<T> tile(band, tx, ty);
+    V transmittance[TILE_H][NV], rest[TILE_H][NV], grad[CH][TILE_H][NV];
+    tile.start(transmittance);
+    for (int r = 0; r < TILE_H; ++r) {
+        T row_rest[TILE_W] = {}, row_grad[CH][TILE_W] = {};
+        const int64_t pixel = int64_t(band.y0 + tile.y0 + r) * band.width + tile.x0;
+        for (int x = 0; r < tile.rows && x < tile.width; ++x) {
+            const T left = T(1) - band.alpha[pixel + x];
+            T total = band.v_alpha ? -left * band.v_alpha[pixel + x] : T(0);  // d(1 - T)/dalpha_i = T / (1 - alpha_i)
+            for (int ch = 0; ch < CH; ++ch) {
+                const T v = band.v_render[(pixel + x) * CH + ch];
+                row_grad[ch][x] = v;
+                total += v * band.render[(pixel + x) * CH + ch];
+                if (band.v_background) band.v_background[ch] += left * v;
+            }
+            row_rest[x] = total;
+        }
+        for (int j = 0; j < NV; ++j) {
+            rest[r][j] = load<T>(row_rest + j * LANES<T>);
+            for (int ch = 0; ch < CH; ++ch) grad[ch][r][j] = load<T>(row_grad[ch] + j * LANES<T>);
+        }
+    }
+    const T cutoff = T(-7.994353436858858), unclamped_below = T(-0.0014434168696687186);  // log2(1/255), log2(0.999)
+    const uint32_t *list = band.tile_slots + band.tile_offsets[ty * band.tiles_x + tx], *list_end = band.tile_slots + band.tile_offsets[ty * band.tiles_x + tx + 1];
+    for (int countdown = CHECK_FINISHED_EVERY; list < list_end; ++list) {
+        if (--countdown == 0) {
+            if (Tile<T>::finished(transmittance)) break;
+            countdown = CHECK_FINISHED_EVERY;
+        }
+        const Slot<T> &g = band.slots[*list];
+        const int r0 = g.row0 - tile.y0 > 0 ? g.row0 - tile.y0 : 0, r1 = g.row1 - tile.y0 < TILE_H - 1 ? g.row1 - tile.y0 : TILE_H - 1;
+        V sums[SUMS < 8 ? 8 : SUMS];  // moments of dL/dsigma: 1, dx, dy, dx^2, dx dy, dy^2; then the channels
+        for (V &s : sums) s = V{};
+        bool touched = false;
+        for (int r = r0; r <= r1; ++r) {
+            const T dy = T(band.y0 + tile.y0 + r) + T(0.5) - g.y, b_dy = g.B * dy, base = g.log_opacity - g.C * dy * dy;
+            for (int j = 0; j < NV; ++j) {
+                const V dx = tile.px[j] - g.x;
+                const V power = base - dx * (g.A * dx + b_dy);
+                const Mask<T> visible = power >= cutoff;
+                if (!any(visible)) continue;
+                const V alpha = vmin(exp2_nonpositive(vmin(power, V{})), splat<T>(T(ALPHA_MAX)));
+                const V before = transmittance[r][j], weight = alpha * before, after = before - weight;
+                const Mask<T> go = after > T(TRANSMITTANCE_STOP), blend = visible & go;
+                transmittance[r][j] = select(visible, select(go, after, vmin(before, -before)), before);
+                if (!any(blend)) continue;
+                touched = true;
+                const V shown = select(blend, weight, V{});
+                V color_grad = g.color[0] * grad[0][r][j];
+                for (int ch = 1; ch < CH; ++ch) color_grad += g.color[ch] * grad[ch][r][j];
+                for (int ch = 0; ch < CH; ++ch) sums[6 + ch] += shown * grad[ch][r][j];
+                const V behind = rest[r][j] - shown * color_grad;
+                rest[r][j] = behind;
+                // alpha dL/dalpha = w (c . g) - alpha R / (1 - alpha);  dL/dsigma is its negative
+                const V v_sigma = select(blend & (power <= unclamped_below), alpha * behind * reciprocal(T(1) - alpha) - weight * color_grad, V{});
+                const V v_dx = v_sigma * dx, v_dy = v_sigma * dy;
+                sums[0] += v_sigma;
+                sums[1] += v_dx;
+                sums[2] += v_dy;
+                sums[3] += v_dx * dx;
+                sums[4] += v_dx * dy;
+                sums[5] += v_dy * dy;
+                if (ABS) {
+                    const V gx = T(2) * g.A * v_dx + g.B * v_dy, gy = g.B * v_dx + T(2) * g.C * v_dy;
+                    sums[SUMS - 2] += vmax(gx, -gx);
+                    sums[SUMS - 1] += vmax(gy, -gy);
+                }
+            }
+        }
+        if (!touched) continue;
+        T *out = band.grads + int64_t(*list) * GRAD_ROW;
+        add_sums_of_8<T>(sums, out);
+        for (int k = 8; k < SUMS; ++k) out[k] += horizontal_sum<T>(sums[k]);
+    }
+}
+
+template <class T, int CH> void forward_channels(const BandArgs<T> &band) {
+    for (int ty = 0; ty < band.tiles_y; ++ty)
+        for (int tx = 0; tx < band.tiles_x; ++tx) forward_tile<T, CH>(band, tx, ty);
+}
+
+template <class T, int CH, bool ABS> void backward_channels(const BandArgs<T> &band) {
+    for (int ty = 0; ty < band.tiles_y; ++ty)
+        for (int tx = 0; tx < band.tiles_x; ++tx) backward_tile<T, CH, ABS>(band, tx, ty);
+}
+
+template <class T> void forward(const BandArgs<T> &band) {
+    if (band.channels == 1) forward_channels<T, 1>(band);
+    else if (band.channels == 3) forward_channels<T, 3>(band);
+    else forward_channels<T, 4>(band);
+}
+
+template <class T> void backward(const BandArgs<T> &band) {
+    if (band.channels == 1) band.absgrad ? backward_channels<T, 1, true>(band) : backward_channels<T, 1, false>(band);
+    else if (band.channels == 3) band.absgrad ? backward_channels<T, 3, true>(band) : backward_channels<T, 3, false>(band);
+    else band.absgrad ? backward_channels<T, 4, true>(band) : backward_channels<T, 4, false>(band);
+}
+
+}  // namespace
+
+extern const RasterKernels raster_kernels;
+const RasterKernels raster_kernels = {{band_range<float>, make_slots<float>, forward<float>, backward<float>},
+                                      {band_range<double>, make_slots<double>, forward<double>, backward<double>}};
+
+}  // namespace L2S_ISA
+}  // namespace l2s
