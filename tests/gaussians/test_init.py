@@ -6,6 +6,8 @@ import math
 
 import pytest
 import torch
+from scipy.spatial.transform import Rotation
+
 from learn2splat.errors import OptionError, SceneError, ShapeError
 from learn2splat.gaussians import init_from_points, init_random
 from learn2splat.scenes import Scene, Similarity
