@@ -51,6 +51,27 @@ def random_scene(seed: int, n: int, *, cameras: int = 1, width: int = 21, height
     return {**scene, "width": width, "height": height, "sh_degree": sh_degree}
 
 
+def smooth_scene() -> dict:
+    """No cut-off in reach: alphas within (0.01, 0.9) at every pixel, depths apart, all Gaussians well inside the frustum clamp."""
+    n, width, height = 4, 5, 4
+    g = torch.Generator().manual_seed(7)
+    means = torch.rand(n, 3, generator=g, dtype=torch.float64) * torch.tensor([0.4, 0.4, 0.0]) + torch.tensor([-0.2, -0.2, 0.0])
+    means[:, 2] = torch.tensor([-0.6, -0.2, 0.2, 0.6])
+    return {
+        "means": means,
+        "quats": torch.randn(n, 4, generator=g, dtype=torch.float64),
+        "scales": 1.2 + 0.4 * torch.rand(n, 3, generator=g, dtype=torch.float64),
+        "opacities": torch.tensor([0.3, 0.5, 0.4, 0.6], dtype=torch.float64),
+        "colors": 0.1 * torch.randn(n, 16, 3, generator=g, dtype=torch.float64),
+        "viewmats": look_at(torch.tensor([[0.2, -0.1, -4.0], [-0.3, 0.2, -3.5]], dtype=torch.float64), torch.zeros(3, dtype=torch.float64)),
+        "Ks": torch.tensor([[6.0, 0, 2.4], [0, 6.5, 2.1], [0, 0, 1]], dtype=torch.float64).repeat(2, 1, 1),
+        "backgrounds": torch.rand(2, 3, generator=g, dtype=torch.float64),
+        "width": width,
+        "height": height,
+        "sh_degree": 3,
+    }
+
+
 def with_grad(scene: dict, keys=GRAD_KEYS) -> dict:
     """A copy whose tensors `keys` are new leaves that require gradients."""
     return {k: v.detach().clone().requires_grad_() if k in keys and isinstance(v, Tensor) else v for k, v in scene.items()}

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 from gsplat.cuda import _torch_impl as gsplat_torch
-from random_scenes import GRAD_KEYS, look_at, random_scene, relative_error, render_with_grads, with_grad
+from random_scenes import GRAD_KEYS, random_scene, relative_error, render_with_grads, smooth_scene, with_grad
 
 from learn2splat.render.reference import quat_to_rotmat, rasterize_reference, sh_basis
 
@@ -176,27 +176,6 @@ def test_alpha_is_capped_and_then_has_no_gradient():
     renders.sum().backward()
     assert scene["opacities"].grad.item() == 0
     assert scene["colors"].grad[0].tolist() == pytest.approx([0.999] * 3)
-
-
-def smooth_scene() -> dict:
-    """No cut-off in reach: alphas within (0.01, 0.9) at every pixel, depths apart, all Gaussians well inside the frustum clamp."""
-    n, width, height = 4, 5, 4
-    g = torch.Generator().manual_seed(7)
-    means = torch.rand(n, 3, generator=g, dtype=torch.float64) * torch.tensor([0.4, 0.4, 0.0]) + torch.tensor([-0.2, -0.2, 0.0])
-    means[:, 2] = torch.tensor([-0.6, -0.2, 0.2, 0.6])
-    return {
-        "means": means,
-        "quats": torch.randn(n, 4, generator=g, dtype=torch.float64),
-        "scales": 1.2 + 0.4 * torch.rand(n, 3, generator=g, dtype=torch.float64),
-        "opacities": torch.tensor([0.3, 0.5, 0.4, 0.6], dtype=torch.float64),
-        "colors": 0.1 * torch.randn(n, 16, 3, generator=g, dtype=torch.float64),
-        "viewmats": look_at(torch.tensor([[0.2, -0.1, -4.0], [-0.3, 0.2, -3.5]], dtype=torch.float64), torch.zeros(3, dtype=torch.float64)),
-        "Ks": torch.tensor([[6.0, 0, 2.4], [0, 6.5, 2.1], [0, 0, 1]], dtype=torch.float64).repeat(2, 1, 1),
-        "backgrounds": torch.rand(2, 3, generator=g, dtype=torch.float64),
-        "width": width,
-        "height": height,
-        "sh_degree": 3,
-    }
 
 
 @pytest.mark.parametrize("rasterize_mode", ["classic", "antialiased"])

@@ -199,8 +199,7 @@ def _blend_view(meta: dict[str, Tensor], visible: Tensor, features: Tensor, widt
     alpha = torch.where((alpha >= ALPHA_CUTOFF) & (sigma >= 0), alpha, 0.0)
     alive = torch.cumprod(1 - alpha.detach(), -1) > TRANSMITTANCE_CUTOFF  # monotone: once false, false
     alpha = torch.where(alive, alpha, 0.0)
-    after = torch.cumprod(1 - alpha, -1)
-    before = torch.cat([torch.ones_like(after[:, :1]), after[:, :-1]], -1)
-    render = (alpha * before) @ features[order]
-    total = 1 - torch.cat([torch.ones_like(after[:, :1]), after], -1)[:, -1:]  # the leading 1: right also without any Gaussian
+    transmittance = torch.cat([alpha.new_ones(len(alpha), 1), torch.cumprod(1 - alpha, -1)], -1)  # before each Gaussian, and behind all
+    render = (alpha * transmittance[:, :-1]) @ features[order]
+    total = 1 - transmittance[:, -1]
     return render.reshape(height, width, -1), total.reshape(height, width, 1)
