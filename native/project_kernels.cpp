@@ -8,6 +8,10 @@ namespace l2s {
 namespace L2S_ISA {
 namespace {
 
+// Products of what stays below these remain finite; what does not, or is NaN, is culled.
+template <class T> constexpr T HUGE_SQUARE = sizeof(T) == 4 ? T(1e30) : T(1e300);
+template <class T> constexpr T HUGE_LENGTH = sizeof(T) == 4 ? HUGE_LENGTH<T> : T(1e150);
+
 // Rows i .. i+n-1 of an (N, stride) array, column k; lanes past n repeat the last row.
 template <class T> L2S_INLINE Vec<T> load_column(const T *base, int64_t stride, int k, int n) {
     Vec<T> v;
@@ -42,10 +46,9 @@ template <class T> L2S_INLINE void load_shape(const ProjectArgs<T> &a, int64_t i
     for (int k = 0; k < 4; ++k) s.q[k] = load_column(a.quats + 4 * i, 4, k, n);
     s.opacity = load_column(a.opacities + i, 1, 0, n);
     const V norm2 = s.q[0] * s.q[0] + s.q[1] * s.q[1] + s.q[2] * s.q[2] + s.q[3] * s.q[3];
-    s.usable = (norm2 > T(1e-30)) & (norm2 < T(1e30));
-    // NaN and infinity fail these comparisons too
-    s.usable &= s.mean[0] * s.mean[0] + s.mean[1] * s.mean[1] + s.mean[2] * s.mean[2] < T(1e30);
-    s.usable &= s.scale[0] * s.scale[0] + s.scale[1] * s.scale[1] + s.scale[2] * s.scale[2] < T(1e30);
+    s.usable = (norm2 > T(1) / HUGE_SQUARE<T>) & (norm2 < HUGE_SQUARE<T>);
+    s.usable &= s.mean[0] * s.mean[0] + s.mean[1] * s.mean[1] + s.mean[2] * s.mean[2] < HUGE_SQUARE<T>;
+    s.usable &= s.scale[0] * s.scale[0] + s.scale[1] * s.scale[1] + s.scale[2] * s.scale[2] < HUGE_SQUARE<T>;
     for (int k = 0; k < 3; ++k) s.mean[k] = select(s.usable, s.mean[k], Vec<T>{});
     for (int k = 0; k < 3; ++k) s.scale[k] = select(s.usable, s.scale[k], Vec<T>{});
     s.inv_norm = T(1) / vsqrt(select(s.usable, norm2, splat<T>(T(1))));
@@ -124,9 +127,8 @@ template <class T> L2S_INLINE void project(const ProjectArgs<T> &args, const Sha
     const V m0 = f.u[1] * f.v[2] - f.u[2] * f.v[1], m1 = f.u[2] * f.v[0] - f.u[0] * f.v[2], m2 = f.u[0] * f.v[1] - f.u[1] * f.v[0];
     f.det_blur = m0 * m0 + m1 * m1 + m2 * m2;
     f.det = f.det_blur + args.eps2d * (f.s00 + f.s11) + args.eps2d * args.eps2d;
-    // NaN and infinity fail these comparisons. The bound keeps every later product finite in float32.
-    f.valid &= (f.det > T(0)) & (f.det < T(1e30)) & (f.s00 < T(1e15)) & (f.s11 < T(1e15));
-    f.valid &= (f.p[0] > T(-1e15)) & (f.p[0] < T(1e15)) & (f.p[1] > T(-1e15)) & (f.p[1] < T(1e15));
+    f.valid &= (f.det > T(0)) & (f.det < HUGE_SQUARE<T>) & (f.s00 < HUGE_LENGTH<T>) & (f.s11 < HUGE_LENGTH<T>);
+    f.valid &= (f.p[0] > -HUGE_LENGTH<T>) & (f.p[0] < HUGE_LENGTH<T>) & (f.p[1] > -HUGE_LENGTH<T>) & (f.p[1] < HUGE_LENGTH<T>);
     const V inv_det = one / select(f.valid, f.det, one);
     f.a = (f.s11 + args.eps2d) * inv_det;
     f.b = -s01 * inv_det;
@@ -175,7 +177,7 @@ template <class T> void project_forward(const ProjectArgs<T> &a, int64_t begin, 
                 opacity *= vsqrt(vmax(f.det_blur, zero) / select(f.valid, f.det, splat<T>(T(1))));
                 log_255o = log_lanes<T>(opacity * T(255));
             }
-            f.valid &= (log_255o > T(0)) & (opacity < T(1e30));
+            f.valid &= (log_255o > T(0)) & (opacity < HUGE_SQUARE<T>);
             const V extent = vmin(splat<T>(T(3.33)), vsqrt(T(2) * select(f.valid, log_255o, zero)));
             const V rx = ceil_positive<T>(extent * vsqrt(select(f.valid, f.s00, zero) + a.eps2d));
             const V ry = ceil_positive<T>(extent * vsqrt(select(f.valid, f.s11, zero) + a.eps2d));
@@ -203,7 +205,7 @@ template <class T> void project_forward(const ProjectArgs<T> &a, int64_t begin, 
                     rgb[ch] += T(0.5);
                 }
             }
-            for (int ch = 0; ch < 3; ++ch) store_column(a.colors + 3 * row, 3, ch, n, select(f.valid & (rgb[ch] > T(0)) & (rgb[ch] < T(1e30)), rgb[ch], zero));
+            for (int ch = 0; ch < 3; ++ch) store_column(a.colors + 3 * row, 3, ch, n, select(f.valid & (rgb[ch] > T(0)) & (rgb[ch] < HUGE_SQUARE<T>), rgb[ch], zero));
         }
     }
 }
@@ -266,7 +268,7 @@ template <class T> void project_backward(const ProjectArgs<T> &a, const ProjectG
             V v_p[3];
             v_p[0] = f.j00 * (v_mx - select(f.free_x, f.inv_z * v_j02, zero));
             v_p[1] = f.j11 * (v_my - select(f.free_y, f.inv_z * v_j12, zero));
-            v_p[2] = incoming(g.v_depths, 1, 0) - f.inv_z * (f.j00 * v_j00 + f.j11 * v_j11 + f.j00 * f.p[0] * f.inv_z * v_mx + f.j11 * f.p[1] * f.inv_z * v_my +
+            v_p[2] = incoming(g.v_depths, 1, 0) - f.inv_z * (f.j00 * v_j00 + f.j11 * v_j11 + f.j00 * f.p[0] * v_mx + f.j11 * f.p[1] * v_my +
                                                             f.j02 * v_j02 + f.j12 * v_j12 + select(f.free_x, f.j02 * v_j02, zero) + select(f.free_y, f.j12 * v_j12, zero));
             for (int k = 0; k < 3; ++k) v_p[k] = select(seen, v_p[k], zero);
             for (int k = 0; k < 9; ++k) v_V[k] = select(seen, v_V[k], zero);

@@ -6,6 +6,11 @@ from tiny_scenes import write_colmap
 from learn2splat.cli import main
 
 
+@pytest.fixture(autouse=True, scope="package")
+def _on_one_thread(one_thread):
+    """See tests/conftest.py."""
+
+
 @pytest.fixture(scope="session")
 def scene_folder(tmp_path_factory):
     """A tiny COLMAP scene; not to be changed."""

@@ -7,7 +7,9 @@ sees the scene from all sides, which is what makes it steadier than that of view
 
 from __future__ import annotations
 
+import numpy as np
 import torch
+from scipy.spatial.distance import cdist
 from torch import Tensor
 
 from ..errors import CheckpointError
@@ -23,31 +25,27 @@ class ViewSampler:
             views_per_step: how many views a step gets, at least 1; all M where there are fewer.
             generator: on the CPU; the only source of randomness.
         """
-        centres = centres.detach().double().cpu()
-        self.distances = torch.cdist(centres, centres, compute_mode="donot_use_mm_for_euclid_dist")
-        self.views_per_step = min(views_per_step, len(centres))
+        points = centres.detach().cpu().double().numpy()
+        self.distances = cdist(points, points)
+        self.views_per_step = min(views_per_step, len(points))
         self.generator = generator
         self.left: list[int] = []  # Views that this round has not shown yet.
 
     def next(self) -> list[int]:
         """Positions 0..M-1 of the views of the next step, all different. A round that ends within a step is followed by the next round."""
+        count = len(self.distances)
+        order = torch.randperm(count, generator=self.generator).tolist()  # decides the first view, and between views equally far
+        nearest = np.full(count, np.inf)  # from each view to the nearest chosen one
         chosen: list[int] = []
         while len(chosen) < self.views_per_step:
             if not self.left:
-                self.left = list(range(len(self.distances)))
-            candidates = [view for view in self.left if view not in chosen]  # never the same view twice in a step
-            view = self._pick(candidates, chosen)
+                self.left = list(range(count))
+            candidates = [view for view in order if view in self.left and view not in chosen]  # never the same view twice in a step
+            view = max(candidates, key=nearest.__getitem__)  # the first of the largest
             self.left.remove(view)
             chosen.append(view)
+            nearest = np.minimum(nearest, self.distances[view])
         return chosen
-
-    def _pick(self, candidates: list[int], chosen: list[int]) -> int:
-        """The candidate farthest from `chosen`; at random among equals, and if nothing is chosen yet."""
-        shuffled = torch.tensor(candidates)[torch.randperm(len(candidates), generator=self.generator)]
-        if not chosen:
-            return int(shuffled[0])
-        nearest = self.distances[shuffled][:, chosen].min(dim=1).values
-        return int(shuffled[int(torch.argmax(nearest))])
 
     def state_dict(self) -> dict[str, Tensor]:
         """Everything needed to go on with the same views."""

@@ -89,8 +89,9 @@ class _FusedLoss(torch.autograd.Function):
         l1 = torch.empty(len(renders), dtype=torch.float64)
         similarity = torch.empty_like(l1)
         grads = torch.empty_like(renders) if needs_grad else None
+        outputs = (l1.numpy(), similarity.numpy(), grads.numpy() if needs_grad else None)
         forward = _native.photometric_forward_f32 if renders.dtype == torch.float32 else _native.photometric_forward_f64
-        forward(renders.numpy(), targets.numpy(), ssim_weight, num_threads(), l1.numpy(), similarity.numpy(), None if grads is None else grads.numpy())
+        forward(renders.numpy(), targets.numpy(), ssim_weight, num_threads(), *outputs)
         if needs_grad:
             ctx.save_for_backward(grads)
         return ((1 - ssim_weight) * l1 + ssim_weight * (1 - similarity)).to(renders.dtype)

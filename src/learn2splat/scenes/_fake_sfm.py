@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ._raycast import SUPERSAMPLING
+from ._raycast import NEAREST, SUPERSAMPLING, transform
 
 MIN_VIEWS = 3  # shortest track that is kept
 DETECTION_RATE = 0.6  # share of the views in which a visible point is matched
@@ -84,11 +84,12 @@ def _gradient(image: np.ndarray) -> np.ndarray:
 def _matches(rng: np.random.Generator, points: np.ndarray, depths: np.ndarray, camtoworlds: np.ndarray, K: np.ndarray) -> np.ndarray:
     """(P, M) float32: the depth of each point in the views that show it and matched it, else 0."""
     rotations = camtoworlds[:, :3, :3].transpose(0, 2, 1)
-    p_cam = (rotations @ points.T - rotations @ camtoworlds[:, :3, 3:]).transpose(2, 0, 1)
-    z = np.maximum(p_cam[..., 2], 1e-6)
-    column = np.floor(SUPERSAMPLING * (p_cam[..., 0] / z * K[0, 0] + K[0, 2])).astype(np.int64)
-    row = np.floor(SUPERSAMPLING * (p_cam[..., 1] / z * K[1, 1] + K[1, 2])).astype(np.int64)
-    inside = (p_cam[..., 2] > 1e-3) & (row >= 0) & (row < depths.shape[1]) & (column >= 0) & (column < depths.shape[2])
+    shifts = -(rotations @ camtoworlds[:, :3, 3:])[:, :, 0]
+    x, y, depth = np.stack([transform(rotation, points.T, shift) for rotation, shift in zip(rotations, shifts)]).transpose(1, 2, 0)
+    z = np.maximum(depth, 1e-6)
+    column = np.floor(SUPERSAMPLING * (x / z * K[0, 0] + K[0, 2])).astype(np.int64)
+    row = np.floor(SUPERSAMPLING * (y / z * K[1, 1] + K[1, 2])).astype(np.int64)
+    inside = (depth > NEAREST) & (row >= 0) & (row < depths.shape[1]) & (column >= 0) & (column < depths.shape[2])
     seen = depths[np.arange(len(depths)), row.clip(0, depths.shape[1] - 1), column.clip(0, depths.shape[2] - 1)]
     matched = inside & (np.abs(seen - z) < VISIBLE_WITHIN * z) & (rng.random(z.shape) < DETECTION_RATE)
     return np.where(matched, z, 0).astype(np.float32)

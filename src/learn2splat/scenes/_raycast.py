@@ -103,6 +103,18 @@ def interval(kind: str, origin: Sequence[np.ndarray], direction: Sequence[np.nda
         return np.maximum(near, -half_b - root), np.minimum(far, root - half_b)
 
 
+def transform(matrix: np.ndarray, xyz: np.ndarray, shift: np.ndarray | None = None) -> np.ndarray:
+    """`matrix @ xyz + shift` for (R, 3), (3, n) and (R,), in float32. Not `@`: BLAS would start its own threads inside ours (3 x the time)."""
+    matrix, shift = matrix.astype(np.float32), np.zeros(len(matrix), np.float32) if shift is None else shift.astype(np.float32)
+    out = np.empty((len(matrix), xyz.shape[1]), np.float32)
+    for row, (a, b, c), offset in zip(out, matrix, shift):
+        np.multiply(a, xyz[0], out=row)
+        row += b * xyz[1]
+        row += c * xyz[2]
+        row += offset
+    return out
+
+
 @dataclass(frozen=True)
 class View:
     """A grid of samples of a pinhole camera.
@@ -216,7 +228,7 @@ def _shade(world: World, view: View, depth: np.ndarray, owner: np.ndarray) -> np
             continue
         to_local = primitive.local_from_world
         origin = (to_local @ (view.camtoworld[:3, 3] - primitive.center)).astype(np.float32)
-        local = (to_local @ view.camtoworld[:3, :3]).astype(np.float32) @ p_cam[:, part] + origin[:, None]
+        local = transform(to_local @ view.camtoworld[:3, :3], p_cam[:, part], origin)
         normals[:, part], u[part], v[part], face = _surface(primitive, local)
         u[part] *= 1 / primitive.tile
         v[part] *= 1 / primitive.tile
@@ -227,7 +239,7 @@ def _shade(world: World, view: View, depth: np.ndarray, owner: np.ndarray) -> np
     light = world.light
     toward_sun = light.direction.astype(np.float32)
     sample = (row % SUPERSAMPLING) * SUPERSAMPLING + column % SUPERSAMPLING
-    sun = np.maximum(toward_sun @ normals, 0) * world.shadows.lit(view.camtoworld, p_cam, sample)
+    sun = np.maximum(transform(toward_sun[None], normals)[0], 0) * world.shadows.lit(view.camtoworld, p_cam, sample)
     up = 0.5 + 0.5 * normals[2]
     color = np.empty((3, n), np.float32)
     for c in range(3):  # channels first: numpy is slow on inner loops of three
@@ -239,7 +251,7 @@ def _shade(world: World, view: View, depth: np.ndarray, owner: np.ndarray) -> np
         if primitive.emissive:
             color[:, part] = albedo[:, part]
         elif primitive.gloss:  # Blinn and Phong's highlight
-            to_camera = -(view.camtoworld[:3, :3].astype(np.float32) @ p_cam[:, part])
+            to_camera = -transform(view.camtoworld[:3, :3], p_cam[:, part])
             half = to_camera / np.sqrt((to_camera * to_camera).sum(0)) + toward_sun[:, None]
             cosine = np.maximum((half * normals[:, part]).sum(0), 0) / np.sqrt((half * half).sum(0))
             color[:, part] += light.sun[:, None] * (np.float32(primitive.gloss) * cosine**_SHININESS * (sun[part] > 0))
@@ -266,7 +278,7 @@ def _surface(primitive: Primitive, local: np.ndarray) -> tuple[np.ndarray, np.nd
         u, v = np.where(on_x, y * sy, x * sx), np.where(on_z, y * sy, z * sz)
         face = np.where(on_x, x > 0, np.where(on_z, 4 + (z > 0), 2 + (y > 0)))
         normal = local if primitive.kind == "ellipsoid" else np.sign(local) * np.stack([on_x, on_y, on_z])
-    normal = (primitive.rotation / primitive.half_sizes).astype(np.float32) @ normal
+    normal = transform(primitive.rotation / primitive.half_sizes, normal)
     normal *= (-1 if primitive.shell else 1) / np.sqrt((normal * normal).sum(0))
     return normal, u, v, face
 
@@ -300,7 +312,7 @@ class Shadows:
         lit = np.empty(len(sample), bool)
         for i in range(len(self.depths)):
             group = np.flatnonzero(sample == i)
-            column, row, depth = rotations[i].astype(np.float32) @ p_cam[:, group] + origins[i, :, None].astype(np.float32)
+            column, row, depth = transform(rotations[i], p_cam[:, group], origins[i])
             inside = (column >= 0) & (row >= 0) & (column < size) & (row < size)
             texel = np.where(inside, row, 0).astype(np.int32) * size + np.where(inside, column, 0).astype(np.int32)
             lit[group] = (depth < self.depths[i].ravel()[texel]) | ~inside

@@ -115,11 +115,12 @@ def _fbm(rng: np.random.Generator, size: int, cells: int, octaves: int) -> Field
         position = np.arange(size, dtype=np.float32) * (n / size)
         low = position.astype(np.int64)
         weight = position - low
-        weight = weight * weight * (3 - 2 * weight)
-        spread = np.zeros((size, n), np.float32)
-        spread[np.arange(size), low] = 1 - weight
-        spread[np.arange(size), (low + 1) % n] += weight
-        total += spread @ (np.float32(0.5**octave) * rng.random((n, n), dtype=np.float32)) @ spread.T
+        weight = (weight * weight * (3 - 2 * weight))[:, None]
+        grid = np.float32(0.5**octave) * rng.random((n, n), dtype=np.float32)
+        for _ in range(2):  # along the rows, transposed, and along the rows again; gathering rows copies memory in runs
+            grid = grid[low] * (1 - weight) + grid[(low + 1) % n] * weight
+            grid = np.ascontiguousarray(grid.T)
+        total += grid
         norm += 0.5**octave
     return total / norm
 
