@@ -10,7 +10,7 @@ namespace {
 
 // Products of what stays below these remain finite; what does not, or is NaN, is culled.
 template <class T> constexpr T HUGE_SQUARE = sizeof(T) == 4 ? T(1e30) : T(1e300);
-template <class T> constexpr T HUGE_LENGTH = sizeof(T) == 4 ? HUGE_LENGTH<T> : T(1e150);
+template <class T> constexpr T HUGE_LENGTH = sizeof(T) == 4 ? T(1e15) : T(1e150);
 
 // Rows i .. i+n-1 of an (N, stride) array, column k; lanes past n repeat the last row.
 template <class T> L2S_INLINE Vec<T> load_column(const T *base, int64_t stride, int k, int n) {
