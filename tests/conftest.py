@@ -1,7 +1,19 @@
 """Makes helpers such as `tiny_scenes` importable from every test folder; the fixture below is for folders that ask for it."""
 
+from pathlib import Path
+
 import pytest
 import torch
+
+SHARED_SCENES = Path(__file__).resolve().parents[2] / "shared" / "scenes"
+
+
+@pytest.fixture(scope="session")
+def shared_scenes() -> Path:
+    """The folder of real scenes beside the checkout: read-only, never copied into the project. Tests that need it fail without it."""
+    if not (SHARED_SCENES / "SOURCES.md").is_file():
+        pytest.fail(f"the real scenes are missing: expected them in {SHARED_SCENES} (../shared/scenes from the repository root)")
+    return SHARED_SCENES
 
 
 @pytest.fixture(scope="package")

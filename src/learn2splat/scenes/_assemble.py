@@ -14,6 +14,8 @@ from ..errors import OptionError, SceneError
 from ._photos import in_threads, load_photo
 from .scene import Scene, Similarity, every_nth_split
 
+LARGEST = 1e30  # coordinates beyond it do not survive the conversion to float32
+
 
 @dataclass(frozen=True)
 class RawView:
@@ -48,7 +50,8 @@ def assemble(model: RawModel, *, long_side: int | None, test_every: int) -> Scen
     _require_two_views(views, model.source)
     loaded = in_threads(lambda view: load_photo(view.path, view.camera, data_factor=view.data_factor, long_side=long_side), views)
     photos, Ks, alphas = zip(*loaded)
-    finite = np.isfinite(model.points).all(1)
+    with np.errstate(invalid="ignore"):
+        finite = (np.abs(model.points) < LARGEST).all(1)  # NaN compares false
     if len(finite) and not finite.any():
         raise SceneError(f"no point of {model.source} is finite: the reconstruction has failed, run it again")
     notes = []
@@ -72,6 +75,8 @@ def assemble(model: RawModel, *, long_side: int | None, test_every: int) -> Scen
     _require_two_views(views, model.source)
 
     poses = np.stack([view.camtoworld for view in views])
+    if not (np.abs(poses) < LARGEST).all():
+        raise SceneError(f"a camera of {model.source} is not at a finite place: the reconstruction has failed, run it again")
     if finite.any():
         seen_depths = np.concatenate(depths)
         to_normalised = similarity_from_points(model.points[finite], seen_depths)
