@@ -179,8 +179,9 @@ template <class T> void project_forward(const ProjectArgs<T> &a, int64_t begin, 
             }
             f.valid &= (log_255o > T(0)) & (opacity < HUGE_SQUARE<T>);
             const V extent = vmin(splat<T>(T(3.33)), vsqrt(T(2) * select(f.valid, log_255o, zero)));
-            const V rx = ceil_positive<T>(extent * vsqrt(select(f.valid, f.s00, zero) + a.eps2d));
-            const V ry = ceil_positive<T>(extent * vsqrt(select(f.valid, f.s11, zero) + a.eps2d));
+            const V most = splat<T>(T(2147483520));  // the largest float that an int32 holds
+            const V rx = vmin(ceil_positive<T>(extent * vsqrt(select(f.valid, f.s00, zero) + a.eps2d)), most);
+            const V ry = vmin(ceil_positive<T>(extent * vsqrt(select(f.valid, f.s11, zero) + a.eps2d)), most);
             const V mx = select(f.valid, view.fx * f.p[0] * f.inv_z + view.cx, zero), my = select(f.valid, view.fy * f.p[1] * f.inv_z + view.cy, zero);
             f.valid &= (mx + rx > T(0)) & (mx - rx < T(a.width)) & (my + ry > T(0)) & (my - ry < T(a.height));
             store_column(a.means2d + 2 * row, 2, 0, n, select(f.valid, mx, zero));
