@@ -11,8 +11,6 @@ from random_gaussians import random_gaussians, random_gradients
 from learn2splat.gaussians import FIELDS, Gaussians
 from learn2splat.optimizers import Task, make_optimizer
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 # METHOD.md section 5, written out again on purpose.
 RATES_3DGS = {"means": 1.6e-4, "quats": 1e-3, "log_scales": 5e-3, "logit_opacities": 5e-2, "sh0": 2.5e-3, "shN": 1.25e-4}
 STEPS = 40

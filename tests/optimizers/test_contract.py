@@ -14,8 +14,6 @@ from learn2splat.errors import CheckpointError, OptionError, ShapeError
 from learn2splat.gaussians import FIELDS, Gaussians
 from learn2splat.optimizers import OPTIMIZERS, OptState, Task, UpdateRule, make_optimizer
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 RULES = sorted(OPTIMIZERS)
 LEAVES_UNSEEN_ALONE = ["anchored", "learned", "nominal", "paper"]  # the dense rules (adam*, sgd) move them by their momentum, or not at all
 TASK = Task(scene_scale=1.3, views_per_step=4, steps=60)

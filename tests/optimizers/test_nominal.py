@@ -16,8 +16,6 @@ from learn2splat.optimizers import Task, make_optimizer
 from learn2splat.optimizers.nominal import NominalConfig, local_spacing
 from learn2splat.scenes import Similarity
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 N, STEPS = 12, 45  # the spacing is measured at steps 0, 20 and 40
 RATES = {"quats": 5e-3, "log_scales": 1.5e-2, "logit_opacities": 0.1, "sh0": 1e-2, "shN": 6e-4}
 BOUNDS = {"log_scales": (-8, math.log(3)), "logit_opacities": (-7, 7), "sh0": (-2, 2), "shN": (-2, 2)}
