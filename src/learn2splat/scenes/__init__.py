@@ -1,5 +1,6 @@
 """Scenes: COLMAP folders, transforms.json and procedural ones, all as one record `Scene`."""
 
 from .load import load_scene as load_scene
+from .procedural import make_procedural_scene as make_procedural_scene
 from .scene import Scene as Scene
 from .scene import Similarity as Similarity
