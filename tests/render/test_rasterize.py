@@ -15,8 +15,8 @@ from learn2splat.render import rasterize
 from learn2splat.render.reference import rasterize_reference
 
 MODES = ["RGB", "D", "ED", "RGB+D", "RGB+ED"]
-FORWARD_TOL = 1e-11  # float64: exponents of order 10, some hundred terms; worst measured below is 1e-13
-GRAD_TOL = 1e-9  # float64, relative to the largest entry; worst measured below is 1e-12
+FORWARD_TOL = 5e-13  # float64, relative to the largest entry: 20x the worst of the scenes below
+GRAD_TOL = 1e-11  # likewise: 12x the worst
 FEW = settings(max_examples=10, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 
 
@@ -52,8 +52,8 @@ def test_equals_reference(render_mode, rasterize_mode, sh_degree):
 @pytest.mark.parametrize(
     ("seed", "n", "cameras", "width", "height", "size"),
     [
-        (1, 500, 1, 67, 35, 0.1),
-        (2, 500, 3, 35, 41, 0.05),  # many small ones
+        (1, 300, 1, 67, 35, 0.1),
+        (2, 400, 2, 35, 41, 0.05),  # many small ones
         (3, 150, 2, 16, 64, 0.6),  # each covers many tiles; every pixel stops early
         (4, 40, 1, 1, 33, 0.2),
         (5, 40, 1, 130, 3, 0.2),
@@ -102,13 +102,14 @@ def test_float32_is_float64_rounded(seed):
     renders64, _, _, grads64 = render_with_grads(rasterize, scene64, **options)
     assert renders.dtype == alphas.dtype == meta["means2d"].dtype == torch.float32
     error = (renders.double() - renders64).abs()
-    # A pair (pixel, Gaussian) within rounding of alpha = 1/255 may flip: then a colour moves by 1/255 of a colour (about 1) or of a depth (about 4).
-    assert error.max() < 5 / 255 and (error > 1e-4).double().mean() < 1e-3
-    assert error.mean() < 3e-6
+    # A (pixel, Gaussian) pair within rounding of alpha = 1/255 may flip and move a colour by 1/255, a depth by 4/255. None does in 40 seeds,
+    # of which the worst largest error is 5e-5 and the worst mean 4e-7.
+    assert error.max() < 5 / 255 and (error > 2e-4).double().mean() < 1e-3
+    assert error.mean() < 2e-6
     for key, grad in grads.items():
         assert grad.dtype == torch.float32
-        assert cosine(grad, grads64[key]) > 0.99999, key
-        assert abs(grad.double().norm() / grads64[key].norm() - 1) < 1e-3, key  # no bias in length
+        assert cosine(grad, grads64[key]) > 1 - 1e-6, key  # worst of 40 seeds: 1 - 2e-8
+        assert abs(grad.double().norm() / grads64[key].norm() - 1) < 2e-4, key  # no bias in length; worst of 40 seeds: 4e-5
 
 
 def test_quats_gradient_has_no_radial_part():
@@ -232,20 +233,18 @@ def test_moving_world_and_cameras_together_changes_nothing(seed, n):
 
 
 @FEW
-@given(seed=st.integers(0, 1000), left=st.integers(0, 20), top=st.integers(0, 15), width=st.integers(1, 25), height=st.integers(1, 25))
-def test_shifting_the_intrinsics_crops_the_image(seed, left, top, width, height):
+@given(seed=st.integers(0, 1000), left=st.integers(0, 15), right=st.integers(0, 15), top=st.integers(0, 12), bottom=st.integers(0, 12))
+def test_shifting_the_intrinsics_crops_the_image(seed, left, right, top, bottom):
     scene = random_scene(seed, 40, width=45, height=40)
-    scene["means"] *= 0.02  # all project near the centre, where no image's Jacobian is clamped
+    scene["means"] *= 0.02  # all project near the centre, which every crop holds: no Jacobian is clamped
     scene["scales"] *= 2
     scene["Ks"][:, 0, 2], scene["Ks"][:, 1, 2] = 22.5, 20.0
-    crop = {**scene, "width": width + 8, "height": height + 8, "Ks": scene["Ks"].clone()}
+    crop = {**scene, "width": 45 - left - right, "height": 40 - top - bottom, "Ks": scene["Ks"].clone()}
     crop["Ks"][:, 0, 2] -= left
     crop["Ks"][:, 1, 2] -= top
-    if not (left + 2 < 22.5 < left + width + 6 and top + 2 < 20 < top + height + 6 and left + width + 8 <= 45 and top + height + 8 <= 40):
-        return  # the crop would not hold all centres
     whole = rasterize(**scene)
     part = rasterize(**crop)
-    box = (slice(None), slice(top, top + height + 8), slice(left, left + width + 8))
+    box = (slice(None), slice(top, 40 - bottom), slice(left, 45 - right))
     assert relative_error(part[0], whole[0][box]) < 1e-12 and relative_error(part[1], whole[1][box]) < 1e-12
     assert whole[1][box].max() > 0.5
 
