@@ -46,7 +46,7 @@ def draw_spots(camera: pycolmap.Camera, cam_from_world: np.ndarray) -> np.ndarra
     return np.repeat(np.clip(image + 0.5, 0, 255).astype(np.uint8)[..., None], 3, axis=2)
 
 
-def write_scene(root: Path, model: str = "PINHOLE", *, count: int = 4, sizes: tuple[tuple[int, int], ...] = ((240, 180),), text: bool = False) -> None:
+def write_scene(root: Path, model: str = "PINHOLE", *, count: int = 4, sizes=((240, 180),), text: bool = False) -> None:
     """A COLMAP folder with `count` photos; photo i has size `sizes[i % len(sizes)]` and a camera of `model` scaled to it."""
     (root / "images").mkdir(parents=True)
     (root / "sparse" / "0").mkdir(parents=True)

@@ -47,7 +47,7 @@ def assemble(model: RawModel, *, long_side: int | None, test_every: int) -> Scen
     if long_side is not None and long_side < 1:
         raise OptionError(f"long_side must be at least 1 px, got {long_side}")
     views = sorted(model.views, key=lambda view: view.name)
-    _require_two_views(views, model.source)
+    require_two_views(views, model.source)
     loaded = in_threads(lambda view: load_photo(view.path, view.camera, data_factor=view.data_factor, long_side=long_side), views)
     photos, Ks, alphas = zip(*loaded)
     with np.errstate(invalid="ignore"):
@@ -72,7 +72,7 @@ def assemble(model: RawModel, *, long_side: int | None, test_every: int) -> Scen
     for note in notes:
         warnings.warn(note, stacklevel=3)
     views, photos, Ks = [views[i] for i in keep], [photos[i] for i in keep], [Ks[i] for i in keep]
-    _require_two_views(views, model.source)
+    require_two_views(views, model.source)
 
     poses = np.stack([view.camtoworld for view in views])
     if not (np.abs(poses) < LARGEST).all():
@@ -106,7 +106,8 @@ def assemble(model: RawModel, *, long_side: int | None, test_every: int) -> Scen
     )
 
 
-def _require_two_views(views: list[RawView], source: Path) -> None:
+def require_two_views(views: list[RawView], source: Path) -> None:
+    """Raise SceneError for fewer than two."""
     if len(views) < 2:
         raise SceneError(f"{source} has fewer than two usable photos with a pose ({len(views)}), expected at least one to fit and one to hold out")
 

@@ -10,7 +10,7 @@ import numpy as np
 import pycolmap
 
 from ..errors import SceneError
-from ._assemble import RawModel, RawView
+from ._assemble import RawModel, RawView, require_two_views
 from ._colmap_check import FILES, check_model_files
 from ._photos import find_photo
 
@@ -39,8 +39,6 @@ def read_colmap(root: Path, folder: Path, suffix: str, data_factor: int) -> RawM
     if len(lengths) and lengths.any():  # a point of one observation has no depth; models without any tracks are converted ones: keep all
         reliable = lengths >= 2
         point_ids, points3D = point_ids[reliable], [point for point, good in zip(points3D, reliable) if good]
-    if not points3D:
-        raise SceneError(f"the COLMAP model in {folder} has no points to start from: run COLMAP's point triangulation, or map the photos again")
     has_tracks = bool(lengths.any())
 
     folders = _image_folders(root, folder)
@@ -58,6 +56,9 @@ def read_colmap(root: Path, folder: Path, suffix: str, data_factor: int) -> RawM
             ids = np.array([observation.point3D_id for observation in image.get_observation_points2D()], dtype=np.uint64)
             seen = np.flatnonzero(np.isin(point_ids, ids))
         views.append(RawView(image.name, path, np.vstack([pose, [0, 0, 0, 1]]), camera, remaining_factor, seen))
+    require_two_views(views, root)
+    if not points3D:
+        raise SceneError(f"the COLMAP model in {folder} has no points to start from: run COLMAP's point triangulation, or map the photos again")
     points = np.stack([point.xyz for point in points3D]).astype(np.float64)
     colors = np.stack([point.color for point in points3D]).astype(np.uint8)
     return RawModel(root, views, points, colors)

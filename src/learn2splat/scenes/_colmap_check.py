@@ -61,7 +61,10 @@ class _Walker:
         end = self.data.find(b"\0", self.position)
         if end < 0:
             raise self.fail("it ends inside a photo's name")
-        name = self.data[self.position : end].decode("utf-8", "replace")
+        try:
+            name = self.data[self.position : end].decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise self.fail("a photo's name is not UTF-8") from error
         self.position = end + 1
         return name
 

@@ -29,15 +29,21 @@ class Staged:
 
 
 class _Stage:
-    """Collects primitives; textures 0..NUM_TEXTURES-1 are for objects, the rest are added by `texture`."""
+    """Collects primitives; textures 0..NUM_TEXTURES-1 are for objects, the rest are added by `texture`.
+
+    Each texture has its own generator: larger ones draw more numbers, and the world must not depend on the resolution.
+    """
 
     def __init__(self, rng: np.random.Generator, texture_size: int):
         self.rng, self.size = rng, texture_size
-        self.bitmaps = [make_texture(rng, texture_size) for _ in range(NUM_TEXTURES)]
+        self.bitmaps: list[np.ndarray] = []
         self.primitives: list[Primitive] = []
+        for _ in range(NUM_TEXTURES):
+            self.texture()
 
-    def texture(self, bitmap: np.ndarray) -> int:
-        self.bitmaps.append(bitmap)
+    def texture(self, kind: Callable[..., np.ndarray] = make_texture, **options) -> int:
+        """Draw another texture; returns its id."""
+        self.bitmaps.append(kind(self.rng.spawn(1)[0], self.size, **options))
         return len(self.bitmaps) - 1
 
     def add(self, kind: str, center, half_sizes, rotation=None, *, texture: int | None = None, tile: float | None = None, **flags) -> None:
@@ -169,8 +175,8 @@ def _light(rng: np.random.Generator, steepest: float) -> Light:
 
 def _add_room(s: _Stage, half: np.ndarray) -> None:
     """Floor at z = 0. Some walls are plain: SfM finds nothing there, in life as here."""
-    walls = [s.texture(make_texture(s.rng, s.size, smooth=s.rng.random() < 0.5)) for _ in range(2)]
-    floor, ceiling = s.texture(make_texture(s.rng, s.size, printed=0)), s.texture(make_texture(s.rng, s.size, smooth=True))
+    walls = [s.texture(smooth=s.rng.random() < 0.5) for _ in range(2)]
+    floor, ceiling = s.texture(printed=0), s.texture(smooth=True)
     faces = [walls[0], walls[int(s.rng.integers(2))], walls[1], walls[int(s.rng.integers(2))], floor, ceiling]
     s.add("box", [0, 0, half[2]], half, texture=faces, tile=2.0, shell=True, casts_shadow=False, gloss=0.0)
     for _ in range(int(s.rng.integers(3, 8))):  # pictures and shelves on the walls
@@ -185,8 +191,8 @@ def _add_room(s: _Stage, half: np.ndarray) -> None:
 
 def _add_outdoors(s: _Stage, radius: float) -> None:
     """Ground inside a sky dome whose lower part is busy with bushes or facades."""
-    ground, sky = s.texture(make_texture(s.rng, s.size, printed=0)), s.texture(make_texture(s.rng, s.size, smooth=True))
-    around = [s.texture(make_backdrop(s.rng, s.size)) for _ in range(2)]
+    ground, sky = s.texture(printed=0), s.texture(smooth=True)
+    around = [s.texture(make_backdrop) for _ in range(2)]
     s.add("cylinder", [0, 0, -0.05], [radius, radius, 0.05], texture=ground, tile=s.rng.uniform(2, 4), casts_shadow=False, gloss=0.0)
     flags = {"shell": True, "emissive": True, "casts_shadow": False, "gloss": 0.0}
     faces = [around[0], around[1], around[1], around[0], sky, sky]

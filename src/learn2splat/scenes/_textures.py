@@ -76,7 +76,7 @@ def make_texture(rng: np.random.Generator, size: int, *, smooth: bool = False, p
         image = palette[0] + (palette[1] - palette[0]) * field[..., None]
         amount = rng.uniform(0.0, 0.8) * mask[..., None]
         image = image + (palette[2] - image) * amount
-    grain = _fbm(rng, size, size // 8, 2) - 0.5  # fine detail: what gradients and SfM points live on
+    grain = _fbm(rng, size, 32, 2) - 0.5  # fine detail: what gradients and SfM points live on
     broad = _fbm(rng, size, 4, 3) - 0.5
     contrast = 1 + rng.uniform(0.1, 0.7) * grain + rng.uniform(0.1, 0.5) * broad
     return np.clip(image * contrast[..., None], 0, 1).astype(np.float32)

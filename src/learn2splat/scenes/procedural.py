@@ -62,7 +62,8 @@ def make_procedural_scene(
             f"got {num_views}, {width} x {height}, {num_points} and {test_every}"
         )
     rng, points_rng = np.random.default_rng([seed, LAYOUTS.index(layout)]).spawn(2)
-    staged = stage(layout, rng, num_views, texture_size=256 if max(width, height) <= 256 else 512)
+    texture_size = int(np.clip(2 ** np.ceil(np.log2(max(width, height))), 128, 512))
+    staged = stage(layout, rng, num_views, texture_size)
     focal = 0.5 * max(width, height) / np.tan(np.radians(staged.fov) / 2)
     K = np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]])
     photos, depths = zip(*in_threads(lambda pose: render(staged.world, pose, K, width, height), list(staged.camtoworlds)))
