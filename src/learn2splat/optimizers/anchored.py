@@ -169,6 +169,8 @@ class Anchored(UpdateRule):
 
         `theta`: weights by name that replace those of `self.network`, as in `torch.func.functional_call`.
         """
+        if self.network.own.weight.device != gaussians.means.device:
+            self.network.to(gaussians.means.device)  # the weights follow the Gaussians
         config, old = self.config, state.tensors
         flat, (flat_grads, seen) = gaussians.flatten(), clean_gradients(grads.detach())
         direction, tensors = nominal_direction(flat_grads, seen, old, config.nominal)

@@ -174,6 +174,8 @@ class Paper(UpdateRule):
 
         `theta`: weights by name that replace those of `self.network`, as in `torch.func.functional_call`.
         """
+        if self.network.state_proj.weight.device != gaussians.means.device:
+            self.network.to(gaussians.means.device)  # the weights follow the Gaussians
         old = state.tensors
         flat_grads, seen = clean_gradients(grads.detach())
         tensors = update_moments(old, flat_grads, seen, *BETAS)
