@@ -21,10 +21,10 @@ class SGDConfig:
     to a position is 1 / length, so the step of the means carries the square.
     """
 
-    means: float = 1e-5  # Times scene_scale^2.
+    means: float = 3e-5  # Times scene_scale^2.
     quats: float = 1e-2
-    log_scales: float = 1e-2
-    logit_opacities: float = 0.3
+    log_scales: float = 3e-2
+    logit_opacities: float = 0.8
     sh0: float = 0.1
     shN: float = 5e-3
 
