@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from learn2splat import errors
 from learn2splat.gaussians.record import COLUMNS, Gaussians
-from learn2splat.optimizers import OptState, Task, make_optimizer
+from learn2splat.optimizers import OptState, Task, make_optimizer, weights
 from learn2splat.optimizers._features import FEATURES
 from learn2splat.optimizers.anchored import Anchored, AnchoredConfig, squash
 from learn2splat.optimizers.attention import refreshed_candidates, seen_neighbours
@@ -319,6 +319,19 @@ def test_damaged_weights_are_refused(tmp_path):
         save_weights(tmp_path / "missing" / "w.safetensors", trained())
 
 
+def test_packaged_weights_are_what_learned_means(tmp_path, monkeypatch):
+    monkeypatch.setattr(weights, "WEIGHTS_FOLDER", tmp_path)
+    untrained = make_optimizer("learned")
+    assert untrained.architecture == "anchored" and not untrained.network.head[2].weight.any()
+    save_weights(tmp_path / "default.safetensors", trained())
+    save_weights(tmp_path / "other.safetensors", trained(seed=1))
+    default, other = make_optimizer("learned"), make_optimizer("learned", weights="other")
+    assert torch.equal(default.network.own.weight, trained().network.own.weight)
+    assert torch.equal(other.network.own.weight, trained(seed=1).network.own.weight)
+    assert not make_optimizer("learned", architecture="anchored").network.head[2].weight.any()  # asked for by architecture: untrained
+    assert not make_optimizer("anchored").network.head[2].weight.any()
+
+
 def test_make_optimizer_knows_the_learned_rules(tmp_path):
     path = tmp_path / "w.safetensors"
     save_weights(path, trained())
@@ -327,7 +340,6 @@ def test_make_optimizer_knows_the_learned_rules(tmp_path):
     assert make_optimizer("anchored", weights=str(path)).name == "anchored"
     assert make_optimizer("learned", architecture="paper", width=8, blocks=1).architecture == "paper"
     assert make_optimizer("anchored", width=8).config.width == 8
-    assert make_optimizer("learned").architecture == "anchored"
     for options in (
         {"name": "paper", "weights": path},
         {"name": "learned", "weights": path, "width": 8},

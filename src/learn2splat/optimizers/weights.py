@@ -14,7 +14,6 @@ import os
 import pickle
 import re
 from dataclasses import asdict
-from importlib import resources
 from pathlib import Path
 
 import torch
@@ -31,6 +30,9 @@ FORMAT_VERSION = 1
 METADATA_KEY = "learn2splat"
 RELEASED_PREFIXES = ("scene_trainer.optimizer.", "optimizer.", "")
 PACKAGED_DEFAULT = "default"
+# Beside this file and not through importlib.resources: a package with a native module is always unpacked, and the folders of an editable install
+# confuse the latter.
+WEIGHTS_FOLDER = Path(__file__).resolve().parents[1] / "weights"
 
 
 def make_learned(
@@ -71,8 +73,8 @@ def make_learned(
 
 def packaged_weights(name: str = PACKAGED_DEFAULT) -> Path | None:
     """The file `learn2splat/weights/<name>.safetensors` of the installed package, or None where it has none of that name."""
-    path = Path(str(resources.files("learn2splat"))) / "weights" / f"{name}.safetensors"
-    return path if "/" not in name and path.is_file() else None
+    path = WEIGHTS_FOLDER / f"{name}.safetensors"
+    return path if path.parent == WEIGHTS_FOLDER and path.is_file() else None
 
 
 def save_weights(path: str | os.PathLike, rule: Anchored | Paper, provenance: dict | None = None) -> None:
