@@ -24,6 +24,14 @@ from ..errors import BackendError
 
 DeviceName = Literal["cpu", "cuda"]
 
+# How options look in --help: a short name for the value, and no "(default: None)", because the text says what the default does.
+ScenePath = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SCENE", help_behavior_hint="")]
+ResultPath = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR", help_behavior_hint="")]
+MaybePath = Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="")]
+MaybeInt = Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")]
+MaybeFloat = Annotated[float | None, tyro.conf.arg(metavar="FLOAT", help_behavior_hint="")]
+Flag = Annotated[bool, tyro.conf.arg(help_behavior_hint="")]
+
 
 class Interrupted(Exception):
     """Ctrl-C or a termination signal, after everything was saved. The message says how to go on."""
@@ -33,7 +41,7 @@ class Interrupted(Exception):
 class Command(abc.ABC):
     """Options of every subcommand."""
 
-    debug: bool = False
+    debug: Flag = False
     """Show the whole trace when something goes wrong."""
 
     @abc.abstractmethod
@@ -114,4 +122,3 @@ def _cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
-Positional = Annotated[Path, tyro.conf.Positional]

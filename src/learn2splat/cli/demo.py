@@ -15,8 +15,7 @@ from ..fit import Progress, fit, rendered, score
 from ..fit.files import atomic_write
 from ..gaussians import Gaussians, init_from_points
 from ..optimizers import make_optimizer
-from ..scenes import Scene
-from ..scenes.procedural import make_procedural_scene
+from ..scenes import Scene, make_procedural_scene
 from .common import Command, Interrupted, machine, note, stop_on_signals
 from .progress import FitProgress
 from .report import DemoRun, render_report

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
 from ..fit import mean_score, score
-from .common import Command, DeviceName, Positional, require_device, to_json
+from .common import Command, DeviceName, Flag, MaybePath, ResultPath, require_device, to_json
 from .result import load_result
 
 
@@ -17,13 +16,13 @@ from .result import load_result
 class Eval(Command):
     """Score a saved result on its held-out photos."""
 
-    result: Positional
+    result: ResultPath
     """Folder that learn2splat fit has written."""
-    scene: Path | None = None
+    scene: MaybePath = None
     """Where the scene is now. Default: where it was when fitted."""
     device: DeviceName = "cpu"
     """Where to compute."""
-    json: bool = False
+    json: Flag = False
     """Print the scores as one line of JSON."""
 
     def run(self) -> None:

@@ -18,7 +18,21 @@ from ..gaussians import Gaussians, init_from_points, init_random, load_ply, tran
 from ..optimizers import make_optimizer
 from ..scenes import Scene
 from . import result as saved
-from .common import Command, DeviceName, Interrupted, Positional, machine, note, require_device, stop_on_signals, to_json
+from .common import (
+    Command,
+    DeviceName,
+    Flag,
+    Interrupted,
+    MaybeFloat,
+    MaybeInt,
+    MaybePath,
+    ScenePath,
+    machine,
+    note,
+    require_device,
+    stop_on_signals,
+    to_json,
+)
 from .progress import FitProgress
 
 
@@ -26,21 +40,21 @@ from .progress import FitProgress
 class Fit(Command):
     """Fit Gaussians to the photos of a scene; every 8th photo is held out to measure the quality."""
 
-    scene: Positional
+    scene: ScenePath
     """Folder of COLMAP output (images, sparse/0) or with a transforms.json."""
-    out: Path | None = None
+    out: MaybePath = None
     """Folder for the results. Default: out/SCENE-OPTIMIZER, with a number if that exists."""
     optimizer: str = "learned"
     """Update rule: learned, nominal, adam, adam-tuned, adam-auto, adam-gsplat or sgd."""
-    steps: int | None = None
+    steps: MaybeInt = None
     """Stop after so many steps. Default: 1000, or none if --max-seconds is given."""
-    max_seconds: float | None = None
+    max_seconds: MaybeFloat = None
     """Stop after so many seconds of optimization; loading, evaluation and saving do not count."""
-    long_side: int | None = None
+    long_side: MaybeInt = None
     """Shrink the photos so that the longer side has so many pixels."""
     data_factor: int = 1
     """Use images_2, images_4 or images_8 in place of images."""
-    max_points: int | None = None
+    max_points: MaybeInt = None
     """Start from at most so many points, drawn at random."""
     test_every: int = 8
     """Hold out the first and then every so-many-th photo of the sorted names."""
@@ -48,20 +62,20 @@ class Fit(Command):
     """Start: sfm (the points of the scene), random, or a 3DGS PLY in the frame of the scene."""
     views_per_step: int = 8
     """Photos rendered in one step."""
-    average: bool = False
+    average: Flag = False
     """Evaluate and save an exponential average of the iterates."""
     seed: int = 0
     """Fixes everything that is random."""
     device: DeviceName = "cpu"
     """Where to compute."""
-    resume: bool = False
+    resume: Flag = False
     """Go on with the run in --out, to the same bits as if it had never stopped. Other options as at its start;
     --steps and --max-seconds may be larger."""
-    overwrite: bool = False
+    overwrite: Flag = False
     """Replace the results in --out."""
     save_every: float = 30.0
     """Seconds between two checkpoints."""
-    json: bool = False
+    json: Flag = False
     """Print the metrics as one line of JSON, alone on stdout."""
 
     def run(self) -> None:

@@ -17,7 +17,7 @@ from ..gaussians import Gaussians
 from ..render import render_views
 from ..scenes import Scene
 from .camera_paths import PathName, camera_path
-from .common import Command, DeviceName, Positional, note, require_device
+from .common import Command, DeviceName, MaybeInt, MaybePath, ResultPath, note, require_device
 from .result import load_result
 
 
@@ -25,19 +25,19 @@ from .result import load_result
 class Render(Command):
     """Render a saved result to a video along a camera path."""
 
-    result: Positional
+    result: ResultPath
     """Folder that learn2splat fit has written."""
     path: PathName = "spiral"
     """spiral: small loops around one view. orbit: around the subject. interpolate: a tour through the train cameras."""
-    out: Path | None = None
+    out: MaybePath = None
     """The video (.mp4). Default: video.mp4 in the folder of the result."""
     frames: int = 120
     """Number of frames."""
     fps: int = 30
     """Frames per second."""
-    width: int | None = None
+    width: MaybeInt = None
     """Width of the video in px. Default: that of the photos as they were fitted."""
-    scene: Path | None = None
+    scene: MaybePath = None
     """Where the scene is now. Default: where it was when fitted."""
     device: DeviceName = "cpu"
     """Where to compute."""
