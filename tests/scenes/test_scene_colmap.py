@@ -201,6 +201,44 @@ def test_a_photo_without_overlap_is_left_out_with_a_warning(tmp_path):
     assert len(scene.camtoworlds) == len(scene.Ks) == len(scene.images) == 4
 
 
+def test_a_posed_photo_without_observations_is_kept(tmp_path):
+    """Photos posed by other means (nerfstudio, Blender) have no keypoints; this one looks at the points."""
+    root = tmp_path / "s"
+    write_scene(root, count=3)
+    plain = load_scene(root)
+    model = root / "sparse" / "0"
+    reconstruction = pycolmap.Reconstruction(str(model))
+    image = pycolmap.Image(name="extra.png", camera_id=1, image_id=50)
+    reconstruction.add_image_with_trivial_frame(image, pycolmap.Rigid3d(poses(3)[1]))
+    reconstruction.write_binary(str(model))
+    shutil.copy(root / "images" / "01.png", root / "images" / "extra.png")
+    scene = load_scene(root)
+    assert scene.image_names[-1] == "extra.png"
+    torch.testing.assert_close(scene.camtoworlds[3], scene.camtoworlds[1])
+    assert scene.to_normalised.scale == plain.to_normalised.scale  # only observations count where there are any
+
+
+def test_points_without_tracks(tmp_path):
+    """Converted models: every point is kept, and depths are taken over the points in front of each camera and in its frame."""
+    root = tmp_path / "s"
+    write_scene(root)
+    plain = load_scene(root)
+    model = root / "sparse" / "0"
+    reconstruction = pycolmap.Reconstruction(str(model))
+    for point_id in list(reconstruction.points3D):
+        point = reconstruction.points3D[point_id]
+        xyz, color = point.xyz.copy(), point.color.copy()
+        reconstruction.delete_point3D(point_id)
+        reconstruction.add_point3D(xyz, pycolmap.Track(), color)
+    behind = np.linalg.inv(np.vstack([poses(1)[0], [0, 0, 0, 1]]))[:3] @ [0, 0, -50, 1]
+    for _ in range(20):
+        reconstruction.add_point3D(behind, pycolmap.Track(), np.zeros(3, np.uint8))
+    reconstruction.write_binary(str(model))
+    scene = load_scene(root)
+    assert len(scene.points) == 32
+    assert abs(scene.to_normalised.scale / plain.to_normalised.scale - 1) < 1e-9
+
+
 def test_points_that_are_not_finite_are_left_out(tmp_path):
     root = tmp_path / "s"
     write_scene(root)

@@ -58,17 +58,21 @@ def assemble(model: RawModel, *, long_side: int | None, test_every: int) -> Scen
     if not finite.all():
         notes.append(f"left out {int((~finite).sum())} points of {model.source} that are not finite")
 
-    depths = []  # per view: depths of the points seen in it, input units
-    keep = []
+    depths, keep = [], []  # of the points seen in each view, in input units; which views see any
     for i, (view, photo, K) in enumerate(zip(views, photos, Ks)):
-        depth, inside = _project_inside(model.points, view.camtoworld, K, photo.shape)
-        inside &= finite
-        if len(model.points) and not inside.any():
+        if view.seen is not None and len(view.seen):
+            depth = _depths(model.points[view.seen][finite[view.seen]], view.camtoworld)
+            overlaps = (depth > 0).any()
+            depths.append(depth[depth > 0])
+        else:  # no tracks, or a photo that was posed by other means
+            depth = _depths_inside(model.points[finite], view.camtoworld, K, photo.shape)
+            overlaps = len(depth) > 0
+            if view.seen is None:
+                depths.append(depth)
+        if overlaps or not len(model.points):
+            keep.append(i)
+        else:
             notes.append(f"left out photo {view.name}: none of the {len(model.points)} points is in front of it and inside its frame")
-            continue
-        keep.append(i)
-        seen = inside if view.seen is None else view.seen[finite[view.seen] & (depth[view.seen] > 0)]
-        depths.append(depth[seen])
     for note in notes:
         warnings.warn(note, stacklevel=3)
     views, photos, Ks = [views[i] for i in keep], [photos[i] for i in keep], [Ks[i] for i in keep]
@@ -78,8 +82,7 @@ def assemble(model: RawModel, *, long_side: int | None, test_every: int) -> Scen
     if not (np.abs(poses) < LARGEST).all():
         raise SceneError(f"a camera of {model.source} is not at a finite place: the reconstruction has failed, run it again")
     if finite.any():
-        seen_depths = np.concatenate(depths)
-        to_normalised = similarity_from_points(model.points[finite], seen_depths)
+        to_normalised = similarity_from_points(model.points[finite], np.concatenate(depths))
     else:
         to_normalised = similarity_from_cameras(poses)
     held_out = [view.held_out for view in views]
@@ -112,14 +115,17 @@ def require_two_views(views: list[RawView], source: Path) -> None:
         raise SceneError(f"{source} has fewer than two usable photos with a pose ({len(views)}), expected at least one to fit and one to hold out")
 
 
-def _project_inside(points: np.ndarray, camtoworld: np.ndarray, K: np.ndarray, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """Depths (P,) of the points in a view, and which of them (P,) lie in front of it and inside its frame."""
+def _depths(points: np.ndarray, camtoworld: np.ndarray) -> np.ndarray:
+    """Depths (P,) of the points along a camera's axis."""
+    return (points - camtoworld[:3, 3]) @ camtoworld[:3, 2]
+
+
+def _depths_inside(points: np.ndarray, camtoworld: np.ndarray, K: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Depths of those points (P, 3) that lie in front of a view and inside its frame."""
     p_cam = (points - camtoworld[:3, 3]) @ camtoworld[:3, :3]
-    depth = p_cam[:, 2]
-    with np.errstate(all="ignore"):  # points in the camera's plane divide by zero: not inside
-        xy = (p_cam @ K.T)[:, :2] / depth[:, None]
-        inside = (depth > 0) & (xy >= 0).all(1) & (xy[:, 0] <= shape[1]) & (xy[:, 1] <= shape[0])
-    return depth, inside
+    p_cam = p_cam[p_cam[:, 2] > 0]
+    xy = (p_cam @ K.T)[:, :2] / p_cam[:, 2:]
+    return p_cam[(xy >= 0).all(1) & (xy[:, 0] <= shape[1]) & (xy[:, 1] <= shape[0]), 2]
 
 
 def similarity_from_points(points: np.ndarray, seen_depths: np.ndarray) -> Similarity:

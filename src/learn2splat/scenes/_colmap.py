@@ -53,8 +53,10 @@ def read_colmap(root: Path, folder: Path, suffix: str, data_factor: int) -> RawM
         path, remaining_factor = _find_at_factor(folders, image.name, data_factor, root)
         seen = None
         if has_tracks:
-            ids = np.array([observation.point3D_id for observation in image.get_observation_points2D()], dtype=np.uint64)
-            seen = np.flatnonzero(np.isin(point_ids, ids))
+            ids = np.unique(np.array([observation.point3D_id for observation in image.get_observation_points2D()], dtype=np.uint64))
+            position = np.searchsorted(point_ids, ids)
+            known = position < len(point_ids)
+            seen = position[known][point_ids[position[known]] == ids[known]]
         views.append(RawView(image.name, path, np.vstack([pose, [0, 0, 0, 1]]), camera, remaining_factor, seen))
     require_two_views(views, root)
     if not points3D:

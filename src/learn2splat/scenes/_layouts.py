@@ -12,7 +12,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ._raycast import Light, Primitive, World, cast_shadows, first_depths
+from ._raycast import World, first_depths
+from ._shadows import Light, cast_shadows
+from ._shapes import Primitive
 from ._textures import make_atlas, make_backdrop, make_texture
 
 NUM_TEXTURES = 12

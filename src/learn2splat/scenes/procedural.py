@@ -1,6 +1,6 @@
 """`make_procedural_scene`: a scene made of nothing but a seed, for the demo, for tests and for meta-training.
 
-Layouts and objects: _layouts.py. Rendering: _raycast.py, _textures.py. Points: _fake_sfm.py.
+Layouts and objects: _layouts.py. Rendering: _raycast.py, _shapes.py, _shadows.py, _textures.py. Points: _fake_sfm.py.
 """
 
 from __future__ import annotations
