@@ -10,7 +10,6 @@ from .adam import AUTO, GSPLAT, TUNED, Adam, AdamConfig
 from .base import OptState as OptState
 from .base import Task as Task
 from .base import UpdateRule as UpdateRule
-from .base import seen_rows as seen_rows
 from .nominal import Nominal, NominalConfig
 from .sgd import SGD, SGDConfig
 

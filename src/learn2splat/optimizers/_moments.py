@@ -12,22 +12,25 @@ import torch
 from torch import Tensor
 
 from ..gaussians.record import NUM_PARAMS, Gaussians
-from .base import seen_rows
 
 ADAM_EPS = 1e-15
+# A gradient this large would overflow when squared in float32 (3.4e38): it comes from a broken projection, not from the photos.
+MAX_GRADIENT = 1e15
 
 
 def clean_gradients(grads: Gaussians) -> tuple[Tensor, Tensor]:
     """Flat gradients without anything that could poison a moment, and who was seen.
 
     Returns:
-        flat (N, 59), a new tensor: zero in the rows that do not count as seen;
-        seen (N,) bool, see `seen_rows`.
+        flat (N, 59), a new tensor: zero in rows that hold NaN, infinity or magnitudes of `MAX_GRADIENT` in sum;
+        seen (N,) bool: the rows that are not all zero.
     """
     flat = grads.flatten()
-    seen = seen_rows(flat)
-    flat.index_fill_(0, torch.nonzero(~seen).squeeze(1), 0.0)
-    return flat, seen
+    size = flat.abs().sum(1)  # NaN and infinity propagate, and comparisons with NaN are False
+    usable = size < MAX_GRADIENT
+    if not bool(usable.all()):
+        flat[~usable] = 0
+    return flat, usable & (size > 0)
 
 
 def init_moments(gaussians: Gaussians) -> dict[str, Tensor]:

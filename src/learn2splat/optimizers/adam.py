@@ -81,9 +81,12 @@ class Adam(UpdateRule):
         flat, _ = clean_gradients(grads)
         m = state.tensors["m"].lerp(flat, 1 - beta1)
         v = (state.tensors["v"] * beta2).addcmul_(flat, flat, value=1 - beta2)
-        denominator = v.sqrt().div_(math.sqrt(1 - beta2**t)).add_(ADAM_EPS / math.sqrt(batch))
-        rates = self.rates(state, flat) * (math.sqrt(batch) / (1 - beta1**t))
-        new = gaussians.flatten().sub_((m / denominator).mul_(rates))
+        # rate * mhat / (sqrt(vhat) + eps) with both bias corrections in the rate and in eps: two passes over (N, 59) fewer.
+        root = math.sqrt(1 - beta2**t)
+        rates = self.rates(state, flat) * (math.sqrt(batch) * root / (1 - beta1**t))
+        update = v.sqrt().add_(root * ADAM_EPS / math.sqrt(batch))
+        torch.div(m, update, out=update)
+        new = gaussians.flatten().sub_(update.mul_(rates))
         return Gaussians.unflatten(new), replace(state, tensors={"m": m, "v": v}, step=t)
 
     def rates(self, state: OptState, like: Tensor) -> Tensor:

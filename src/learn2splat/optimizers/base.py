@@ -15,9 +15,6 @@ from torch import Tensor
 from ..errors import CheckpointError, OptionError, ShapeError
 from ..gaussians.record import Gaussians
 
-# A gradient this large would overflow when squared in float32 (3.4e38): it comes from a broken projection, not from the photos.
-MAX_GRADIENT = 1e15
-
 
 @dataclass(frozen=True)
 class Task:
@@ -111,7 +108,7 @@ class UpdateRule(abc.ABC):
         """One inner step. Inputs stay unchanged; results share no memory with them.
 
         `grads` is the gradient of the loss *summed* over the views of the step. A Gaussian whose gradient is NaN, infinite or above
-        `MAX_GRADIENT` counts as unseen in this step.
+        1e15 (`_moments.MAX_GRADIENT`) counts as unseen in this step.
         """
 
     def grow(self, state: OptState, parents: Tensor, generator: torch.Generator) -> OptState:
@@ -147,9 +144,3 @@ class UpdateRule(abc.ABC):
         """`count` rows of the state tensor `name` for brand-new Gaussians: zeros, and the Gaussian itself (-1) in neighbour lists."""
         fill = -1 if like.dtype == torch.int64 else 0
         return torch.full((count, *like.shape[1:]), fill, dtype=like.dtype, device=like.device)
-
-
-def seen_rows(flat_grads: Tensor) -> Tensor:
-    """Mask (N,) of the Gaussians with a usable gradient (N, 59): not all zero (unseen), no NaN, magnitudes below `MAX_GRADIENT` in sum."""
-    size = flat_grads.abs().sum(1)  # NaN and infinity propagate, and comparisons with NaN are False
-    return (size > 0) & (size < MAX_GRADIENT)

@@ -135,12 +135,23 @@ def apply_update(flat: Tensor, delta: Tensor, seen: Tensor) -> Gaussians:
 
     Differentiable: meta-training back-propagates through it, so nothing is changed in place.
     """
-    new = flat - delta
-    parts = [
-        new[:, COLUMNS["means"]],
-        torch.nn.functional.normalize(new[:, COLUMNS["quats"]], dim=1, eps=1e-12),
-        new[:, COLUMNS["log_scales"]].clamp(MIN_LOG_SCALE, MAX_LOG_SCALE),
-        new[:, COLUMNS["logit_opacities"]].clamp(-MAX_LOGIT_OPACITY, MAX_LOGIT_OPACITY),
-        new[:, COLUMNS["sh0"].start : NUM_PARAMS].clamp(-MAX_SH, MAX_SH),
-    ]
-    return Gaussians.unflatten(torch.where(seen.unsqueeze(1), torch.cat(parts, dim=1), flat))
+    low, high = _bounds(flat.dtype, flat.device)
+    rows = seen.unsqueeze(1)
+    new = Gaussians.unflatten(torch.where(rows, torch.clamp(flat - delta, low, high), flat))
+    return replace(new, quats=torch.where(rows, torch.nn.functional.normalize(new.quats, dim=1, eps=1e-12), new.quats))
+
+
+@lru_cache(maxsize=8)
+def _bounds(dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The clamps of the 59 columns."""
+    limits = {
+        "log_scales": (MIN_LOG_SCALE, MAX_LOG_SCALE),
+        "logit_opacities": (-MAX_LOGIT_OPACITY, MAX_LOGIT_OPACITY),
+        "sh0": (-MAX_SH, MAX_SH),
+        "shN": (-MAX_SH, MAX_SH),
+    }
+    low, high = torch.full((2, NUM_PARAMS), -torch.inf, dtype=dtype, device=device)
+    high = -high
+    for name, (smallest, largest) in limits.items():
+        low[COLUMNS[name]], high[COLUMNS[name]] = smallest, largest
+    return low, high
