@@ -7,29 +7,34 @@ namespace l2s {
 namespace L2S_ISA {
 namespace {
 
-constexpr double LOG2E = 1.4426950408889634, LN2 = 0.6931471805599453;
-// Extents are widened by this many pixels: culling must never be stricter than the alpha test, whatever the rounding.
-constexpr double EXTENT_SLACK = 2e-3;
+constexpr double LOG2E = 1.4426950408889634;
+constexpr double LOG2_CUTOFF = -7.994353436858858;          // log2(1 / 255)
+constexpr double LOG2_ALPHA_MAX = -0.0014434168696687186;  // log2(0.999)
+// Extents are widened by SLACK px + SLACK of themselves: culling must never be stricter than the alpha test, whatever the rounding.
+constexpr double SLACK = 1e-3;
 
 template <class X> L2S_INLINE X clamp(X x, X low, X high) { return x < low ? low : x > high ? high : x; }
+L2S_INLINE float root(float x) { return __builtin_sqrtf(x > 0 ? x : 0); }
+L2S_INLINE double root(double x) { return __builtin_sqrt(x > 0 ? x : 0); }
 
-// First and last pixel centre (index) in [0, size) that lies within centre +- extent.
-L2S_INLINE int first_pixel(double low, int size) { return int(std::ceil(clamp(low - 0.5 - EXTENT_SLACK, 0.0, double(size)))); }
-L2S_INLINE int last_pixel(double high, int size) { return int(std::floor(clamp(high - 0.5 + EXTENT_SLACK, -1.0, double(size - 1)))); }
+// First and last pixel centre (index) in [0, size) between low and high; first > last when there is none.
+template <class T> L2S_INLINE int first_pixel(T low, int size) { return int(std::ceil(clamp(low - T(0.5), T(0), T(size)))); }
+template <class T> L2S_INLINE int last_pixel(T high, int size) { return int(std::floor(clamp(high - T(0.5), T(-1), T(size - 1)))); }
 
-// The ellipse {alpha >= 1/255}: a dx^2 + 2 b dx dy + c dy^2 <= t. det is taken in double from the rounded conic, whose ellipse the tile loop sees.
-struct Ellipse {
-    double a, b, c, det, t, rx, ry;
+// The ellipse {alpha >= 1/255}: a dx^2 + 2 b dx dy + c dy^2 <= t, and its half extents.
+template <class T> struct Ellipse {
+    T a, b, c, det, t, rx, ry;
 };
 
-template <class T> L2S_INLINE bool make_ellipse(const T *conic, T opacity, Ellipse &e) {
+template <class T> L2S_INLINE bool make_ellipse(const T *conic, T opacity, Ellipse<T> &e) {
     e.a = conic[0], e.b = conic[1], e.c = conic[2];
-    e.t = 2.0 * std::log(255.0 * double(opacity));
-    e.det = e.a * e.c - e.b * e.b;
-    if (!(e.t > 0.0) || !(e.a > 0.0) || !(e.c > 0.0)) return false;
-    if (e.det < 1e-12 * e.a * e.c) e.det = 1e-12 * e.a * e.c;  // rounded to a degenerate conic: a very long ellipse instead
-    e.rx = std::sqrt(e.t * e.c / e.det);
-    e.ry = std::sqrt(e.t * e.a / e.det);
+    e.t = T(2) * std::log(T(255) * opacity);
+    if (!(e.t > T(0)) || !(e.a > T(0)) || !(e.c > T(0))) return false;
+    // In double from the rounded conic: it is this conic's ellipse that the tile loop sees. Rounded to degenerate: a very long ellipse.
+    const double ac = double(e.a) * double(e.c), det = ac - double(e.b) * double(e.b), inv = 1.0 / (det > 1e-12 * ac ? det : 1e-12 * ac);
+    e.det = T(det > 1e-12 * ac ? det : 1e-12 * ac);
+    e.rx = root(T(double(e.t) * double(e.c) * inv)) * T(1 + SLACK) + T(SLACK);
+    e.ry = root(T(double(e.t) * double(e.a) * inv)) * T(1 + SLACK) + T(SLACK);
     return true;
 }
 
@@ -46,10 +51,10 @@ void band_range(const RasterInput<T> &in, int view, int band_rows, int64_t begin
         const int64_t row = view * in.N + i;
         first[i] = 1, last[i] = 0;
         if (in.radii[2 * row] <= 0 || in.radii[2 * row + 1] <= 0) continue;
-        Ellipse e{};
+        Ellipse<T> e{};
         if (!make_ellipse(in.conics + 3 * row, in.opacities[view * in.opacity_stride + i], e)) continue;
         if (num_colors && !finite_color(in.colors + view * in.color_stride + 3 * i, 3)) continue;
-        const double x = in.means2d[2 * row], y = in.means2d[2 * row + 1];
+        const T x = in.means2d[2 * row], y = in.means2d[2 * row + 1];
         const int row0 = first_pixel(y - e.ry, in.height), row1 = last_pixel(y + e.ry, in.height);
         if (row0 > row1 || first_pixel(x - e.rx, in.width) > last_pixel(x + e.rx, in.width)) continue;
         first[i] = uint16_t(row0 / band_rows), last[i] = uint16_t(row1 / band_rows);
@@ -69,28 +74,28 @@ template <class T> int64_t make_slots(const BandArgs<T> &band) {
         }
         const int64_t i = band.ids[band.order[k]];
         Slot<T> &slot = band.slots[k];
-        Ellipse e{};
+        Ellipse<T> e{};
         make_ellipse(band.conics + 3 * i, band.opacities[i], e);
         slot.x = band.means2d[2 * i], slot.y = band.means2d[2 * i + 1];
         slot.A = T(0.5 * LOG2E) * band.conics[3 * i];
         slot.B = T(LOG2E) * band.conics[3 * i + 1];
         slot.C = T(0.5 * LOG2E) * band.conics[3 * i + 2];
-        slot.log_opacity = T(e.t * (0.5 * LOG2E) + -7.994353436858858);  // log2(255 o) - log2(255)
+        slot.log_opacity = e.t * T(0.5 * LOG2E) + T(LOG2_CUTOFF);  // log2(255 o) - log2(255)
         for (int ch = 0; ch < num_colors; ++ch) slot.color[ch] = band.colors[3 * i + ch];
         if (band.channels != 3) slot.color[num_colors] = band.depths[i];
-        const double x = slot.x, y = double(slot.y) - band.y0;
+        const T x = slot.x, y = slot.y - T(band.y0);
         const int row0 = first_pixel(y - e.ry, band.rows), row1 = last_pixel(y + e.ry, band.rows);
         slot.row0 = int16_t(row0), slot.row1 = int16_t(row1);
         if (!band.spans) continue;  // the backward pass has its tile lists already
-        const double inv_a = 1.0 / e.a, tip = e.b * e.rx / e.c;  // the rightmost point lies at dy = -tip, the leftmost at +tip
+        const T inv_a = T(1) / e.a, tip = e.b * e.rx / e.c, at = e.a * e.t;  // the rightmost point lies at dy = -tip, the leftmost at +tip
+        const T slack = T(SLACK) + T(SLACK) * root(at) * inv_a;
         for (int tile_row = row0 / TILE_H; tile_row * TILE_H <= row1; ++tile_row) {
             const int ya = tile_row * TILE_H > row0 ? tile_row * TILE_H : row0;
             const int yb = tile_row * TILE_H + TILE_H - 1 < row1 ? tile_row * TILE_H + TILE_H - 1 : row1;
-            const double d0 = ya + 0.5 - y, d1 = yb + 0.5 - y;
-            const double right_dy = clamp(-tip, d0, d1), left_dy = clamp(tip, d0, d1);
-            const double right2 = e.a * e.t - e.det * right_dy * right_dy, left2 = e.a * e.t - e.det * left_dy * left_dy;
-            const double right = (std::sqrt(right2 > 0 ? right2 : 0.0) - e.b * right_dy) * inv_a;
-            const double left = (-std::sqrt(left2 > 0 ? left2 : 0.0) - e.b * left_dy) * inv_a;
+            const T d0 = T(ya) + T(0.5) - y, d1 = T(yb) + T(0.5) - y;
+            const T right_dy = clamp(-tip, d0, d1), left_dy = clamp(tip, d0, d1);
+            const T right = (root(at - e.det * right_dy * right_dy) - e.b * right_dy) * inv_a + slack;
+            const T left = (-root(at - e.det * left_dy * left_dy) - e.b * left_dy) * inv_a - slack;
             const int col0 = first_pixel(x + left, band.width), col1 = last_pixel(x + right, band.width);
             if (col0 > col1) continue;
             const int tile0 = col0 / TILE_W, tile1 = col1 / TILE_W + 1;
@@ -137,7 +142,7 @@ template <class T, int CH> void forward_tile(const BandArgs<T> &band, int tx, in
     for (int ch = 0; ch < CH; ++ch)
         for (int r = 0; r < TILE_H; ++r)
             for (int j = 0; j < NV; ++j) color[ch][r][j] = V{};
-    const T cutoff = T(-7.994353436858858);  // log2(1/255)
+    const T cutoff = T(LOG2_CUTOFF);
     const uint32_t *list = band.tile_slots + band.tile_offsets[ty * band.tiles_x + tx], *list_end = band.tile_slots + band.tile_offsets[ty * band.tiles_x + tx + 1];
     for (int countdown = CHECK_FINISHED_EVERY; list < list_end; ++list) {
         if (--countdown == 0) {
@@ -203,7 +208,7 @@ template <class T, int CH, bool ABS> void backward_tile(const BandArgs<T> &band,
             for (int ch = 0; ch < CH; ++ch) grad[ch][r][j] = load<T>(row_grad[ch] + j * LANES<T>);
         }
     }
-    const T cutoff = T(-7.994353436858858), unclamped_below = T(-0.0014434168696687186);  // log2(1/255), log2(0.999)
+    const T cutoff = T(LOG2_CUTOFF), unclamped_below = T(LOG2_ALPHA_MAX);
     const uint32_t *list = band.tile_slots + band.tile_offsets[ty * band.tiles_x + tx], *list_end = band.tile_slots + band.tile_offsets[ty * band.tiles_x + tx + 1];
     for (int countdown = CHECK_FINISHED_EVERY; list < list_end; ++list) {
         if (--countdown == 0) {

@@ -43,8 +43,28 @@ template <class T> L2S_INLINE Vec<T> load(const T *p) {
 }
 template <class T> L2S_INLINE void store(T *p, Vec<T> v) { __builtin_memcpy(p, &v, sizeof v); }
 template <class V, class M> L2S_INLINE V select(M m, V a, V b) { return m ? a : b; }
-template <class V> L2S_INLINE V vmin(V a, V b) { return a < b ? a : b; }
-template <class V> L2S_INLINE V vmax(V a, V b) { return a > b ? a : b; }
+
+// NaN in a gives b, as the x86 instructions do (compilers emit a compare and a blend for the ternary form).
+L2S_INLINE vec_f vmin(vec_f a, vec_f b) {
+#if defined(__AVX512F__)
+    return (vec_f)_mm512_min_ps((__m512)a, (__m512)b);
+#elif defined(__AVX2__)
+    return (vec_f)_mm256_min_ps((__m256)a, (__m256)b);
+#else
+    return a < b ? a : b;
+#endif
+}
+L2S_INLINE vec_f vmax(vec_f a, vec_f b) {
+#if defined(__AVX512F__)
+    return (vec_f)_mm512_max_ps((__m512)a, (__m512)b);
+#elif defined(__AVX2__)
+    return (vec_f)_mm256_max_ps((__m256)a, (__m256)b);
+#else
+    return a > b ? a : b;
+#endif
+}
+L2S_INLINE vec_d vmin(vec_d a, vec_d b) { return a < b ? a : b; }
+L2S_INLINE vec_d vmax(vec_d a, vec_d b) { return a > b ? a : b; }
 
 // True if any lane of the comparison result is set.
 L2S_INLINE bool any(mask_f m) {
