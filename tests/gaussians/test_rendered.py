@@ -40,7 +40,7 @@ def test_moving_world_and_cameras_together_changes_nothing():
     rotation = torch.from_numpy(Rotation.random(random_state=2).as_matrix())
     move = Similarity(3.0, rotation, torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64))
     moved, image = render(transform_gaussians(g, move), move.apply_poses(poses)), render(g, poses)
-    torch.testing.assert_close(moved, image, rtol=0, atol=1e-5)  # ten times what was measured; one coefficient of degree 3 with a wrong sign gives 0.1
+    torch.testing.assert_close(moved, image, rtol=0, atol=1e-5)  # ten times the measured; one coefficient with a wrong sign gives 0.1
     unturned = transform_gaussians(g, move)
     unturned.shN = g.shN
     assert (render(unturned, move.apply_poses(poses)) - image).abs().max() > 0.02
