@@ -25,7 +25,7 @@ MAX_BYTES = 300_000
 
 
 def main() -> None:
-    scene = make_procedural_scene(seed=0)
+    scene = make_procedural_scene(seed=0, layout="orbit")
     start = init_from_points(scene.points, scene.colors)
     photo = scene.test_idx[1]
     figure = plt.figure(figsize=(11, 3.9), layout="constrained")

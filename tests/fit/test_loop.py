@@ -129,6 +129,7 @@ def test_resume_without_a_checkpoint_starts(tmp_path):
     [
         ({"seed": 1}, "seed is 0 there and 1 here"),
         ({"optimizer": "nominal"}, "optimizer is adam there and nominal here"),
+        ({"optimizer": make_optimizer("adam", sh0=0.1)}, "the constants of the optimizer are not the same"),
         ({"views_per_step": 4}, "views_per_step is 8 there and 4 here"),
         ({"average": True}, "average is False there and True here"),
         ({"gaussians": start()[:20]}, "number of Gaussians is 40 there and 20 here"),

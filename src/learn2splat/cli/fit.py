@@ -45,7 +45,9 @@ class Fit(Command):
     out: MaybePath = None
     """Folder for the results. Default: out/SCENE-OPTIMIZER, with a number if that exists."""
     optimizer: str = "learned"
-    """Update rule: learned, nominal, adam, adam-tuned, adam-auto, adam-gsplat or sgd."""
+    """Update rule: learned, nominal, adam, adam-auto, adam-tuned, adam-gsplat, sgd, anchored or paper."""
+    weights: MaybePath = None
+    """Trained weights for learned, anchored or paper: a .safetensors file, or the published .ckpt."""
     steps: MaybeInt = None
     """Stop after so many steps. Default: 1000, or none if --max-seconds is given."""
     max_seconds: MaybeFloat = None
@@ -83,7 +85,7 @@ class Fit(Command):
         if self.resume and self.overwrite:
             raise OptionError("--resume and --overwrite exclude each other: go on with the run, or start it again")
         folder = self._choose_folder()
-        rule = make_optimizer(self.optimizer)
+        rule = make_optimizer(self.optimizer, **({} if self.weights is None else {"weights": self.weights}))
         scene = saved.open_scene(self.scene, self.long_side, self.data_factor, self.test_every)
         gaussians = initial_gaussians(scene, self.init, self.max_points, self.seed)
         steps = DEFAULT_STEPS if self.steps is None and self.max_seconds is None else self.steps

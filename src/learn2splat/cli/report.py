@@ -24,7 +24,7 @@ class DemoRun:
     result: FitResult
     scores: list[PhotoScore]  # of the held-out photos at the end
     renders: list[Tensor]  # (H, W, 3) of the held-out photos at the end
-    stages: dict[int, Tensor]  # step -> render (H, W, 3) of the first held-out photo
+    stages: dict[int, tuple[Tensor, float]]  # step -> render (H, W, 3) of the first held-out photo, and its PSNR
 
     def psnr_at(self, step: int) -> float | None:
         """Held-out PSNR at `step`, if the curve has it."""
@@ -33,6 +33,11 @@ class DemoRun:
     @property
     def ms_per_step(self) -> float:
         return 1000 * self.result.seconds / max(self.result.steps, 1)
+
+    def end(self, steps: int) -> str:
+        """Held-out PSNR at the end; names the step where time was up before `steps`."""
+        result = self.result
+        return f"{result.psnr:.2f}" + ("" if result.steps == steps else f" (step {result.steps})")
 
 
 def render_report(scene: Scene, runs: Sequence[DemoRun], steps: Sequence[int], headline: str, facts: dict[str, str]) -> str:
@@ -68,7 +73,7 @@ to the same {len(scene.train_idx)} photos of {width}&times;{height} px of a gene
 {"".join(_photo_row(scene, runs, k) for k in range(min(2, len(scene.test_idx))))}
 
 <h2>On the way</h2>
-<p class="quiet">One held-out view after the given number of steps.</p>
+<p class="quiet">The first of these views after the given number of steps.</p>
 <div class="card scroll">{_strips(runs, steps)}</div>
 
 <h2>Where and how this was measured</h2>
@@ -100,15 +105,18 @@ def _series(runs: Sequence[DemoRun], x: str) -> list[Series]:
 
 
 def _table(runs: Sequence[DemoRun], steps: Sequence[int]) -> str:
-    best = {step: max((run.psnr_at(step) or 0.0 for run in runs), default=0.0) for step in steps}
+    """A row per run; the best value of every column but the first in bold."""
+    *before, last = steps
+    columns = [[run.psnr_at(step) for run in runs] for step in before] + [[run.result.psnr for run in runs]]
+    best = [max((value for value in column if value is not None), default=None) for column in columns]
     head = "".join(f"<th>step {step}</th>" for step in steps)
     rows = []
     for i, run in enumerate(runs):
         cells = []
-        for step in steps:
-            value = run.psnr_at(step)
-            mark = ' class="best"' if value is not None and step > 0 and value == best[step] else ""
-            cells.append(f"<td{mark}>{'&ndash;' if value is None else f'{value:.2f}'}</td>")
+        for k, column in enumerate(columns):
+            mark = ' class="best"' if k > 0 and column[i] == best[k] else ""
+            text = run.end(last) if k == len(before) else "&ndash;" if column[i] is None else f"{column[i]:.2f}"
+            cells.append(f"<td{mark}>{text}</td>")
         key = f'<span class="key" style="background:{color(i)}"></span>'
         rows.append(f"<tr><td>{key}{html.escape(run.name)}</td>{''.join(cells)}<td>{run.result.ssim:.3f}</td><td>{run.ms_per_step:.0f}</td></tr>")
     return f"<table><thead><tr><th>optimizer</th>{head}<th>SSIM, end</th><th>ms per step</th></tr></thead><tbody>{''.join(rows)}</tbody></table>"
@@ -126,10 +134,10 @@ def _strips(runs: Sequence[DemoRun], steps: Sequence[int]) -> str:
     for i, run in enumerate(runs):
         parts.append(f'<div class="row"><span class="key" style="background:{color(i)}"></span>{html.escape(run.name)}</div>')
         for step in steps:
-            psnr = run.psnr_at(step)
-            if step in run.stages and psnr is not None:
-                parts.append(_figure(run.stages[step], f"step {step}: {psnr:.1f} dB"))
-            else:
+            if step in run.stages:
+                image, psnr = run.stages[step]
+                parts.append(_figure(image, f"step {step}, {psnr:.1f} dB"))
+            else:  # time was up before
                 parts.append("<div></div>")
     return "".join(parts) + "</div>"
 

@@ -22,10 +22,13 @@ from torch import Tensor
 
 from ..errors import CheckpointError
 from ..gaussians.record import Gaussians
+from ..optimizers import UpdateRule
 from ..scenes import Scene
 from .files import atomic_write
 
 FORMAT = 1
+# Hashes and long lists in a fingerprint: an error names them without their values.
+OPAQUE = ("photos or cameras", "initial Gaussians", "constants of the optimizer", "weights of the optimizer")
 FILE_NAME = "state.safetensors"
 
 
@@ -91,12 +94,19 @@ def fingerprint(scene: Scene, gaussians: Gaussians) -> dict[str, object]:
         "photo size": " and ".join(f"{width}x{height}" for width, height in sizes[:4]),
         "number of held-out photos": len(scene.test_idx),
         "number of Gaussians": len(gaussians),
-        "content of the scene": _digest(
+        "photos or cameras": _digest(
             [*scene.images, scene.camtoworlds, scene.Ks, scene.background, torch.tensor(scene.train_idx), torch.tensor(scene.test_idx)],
             "\n".join(scene.image_names),
         ),
-        "start": _digest(list(gaussians.tensors().values()), ""),
+        "initial Gaussians": _digest(list(gaussians.tensors().values()), ""),
     }
+
+
+def rule_fingerprint(rule: UpdateRule) -> dict[str, object]:
+    """The same for the update rule: its name, its constants, and its weights if it has learned ones."""
+    network = getattr(rule, "network", None)
+    weights = "" if network is None else _digest(list(network.state_dict().values()), "")
+    return {"optimizer": rule.name, "constants of the optimizer": repr(getattr(rule, "config", None)), "weights of the optimizer": weights}
 
 
 def check_same_run(saved: dict[str, object], current: dict[str, object], folder: Path) -> None:
@@ -107,10 +117,7 @@ def check_same_run(saved: dict[str, object], current: dict[str, object], folder:
     for key in [*current, *(key for key in saved if key not in current)]:
         there, here = saved.get(key), current.get(key)
         if there != here:
-            values = f"{key} is {there} there and {here} here"
-            if key in ("content of the scene", "start"):
-                what = "the photos or cameras" if key == "content of the scene" else "the initial Gaussians"
-                values = f"{what} are not the same"
+            values = f"the {key} are not the same" if key in OPAQUE else f"{key} is {there} there and {here} here"
             raise CheckpointError(f"the checkpoint in {folder} belongs to another run: {values}; give the options of its start, or another --out")
 
 

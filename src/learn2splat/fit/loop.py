@@ -22,7 +22,7 @@ from ..gaussians.record import Gaussians
 from ..losses import photometric_loss
 from ..optimizers import OptState, Task, UpdateRule, make_optimizer
 from ..scenes import Scene
-from .checkpoint import check_same_run, fingerprint, group, has_checkpoint, load_checkpoint, named, save_checkpoint
+from .checkpoint import check_same_run, fingerprint, group, has_checkpoint, load_checkpoint, named, rule_fingerprint, save_checkpoint
 from .evaluate import by_size, mean_score, render_photos, score
 from .views import ViewSampler
 
@@ -159,8 +159,8 @@ def fit(
 
     train = list(scene.train_idx)
     sampler = ViewSampler(scene.camtoworlds[train, :3, 3], views_per_step, torch.Generator().manual_seed(seed))
-    options = {"optimizer": rule.name, "views_per_step": sampler.views_per_step, "seed": seed, "average": average}
-    identity = {**options, **fingerprint(scene, gaussians)} if folder else {}
+    options = {"views_per_step": sampler.views_per_step, "seed": seed, "average": average}
+    identity = {**fingerprint(scene, gaussians), **rule_fingerprint(rule), **options} if folder else {}
     if folder and resume and has_checkpoint(folder):
         run = _load(folder, sampler, identity, gaussians.means.device)
     else:
