@@ -5,6 +5,7 @@ The public names; everything else may change. Layout: docs/architecture.md. Fram
 
 from importlib.metadata import version as _version
 
+from . import _openmp as _openmp  # first: before torch is loaded
 from .errors import Learn2SplatError as Learn2SplatError
 from .fit import fit as fit
 from .gaussians import Gaussians as Gaussians

@@ -106,14 +106,12 @@ def headline(runs: list[DemoRun]) -> str:
 
 
 def _print_table(runs: list[DemoRun], shown: list[int]) -> None:
-    table = Table(title="Held-out PSNR (dB) of the built-in scene")
-    table.add_column("optimizer")
-    for step in shown:
-        table.add_column(f"step {step}", justify="right")
-    for name in ("SSIM", "seconds", "ms/step"):
-        table.add_column(name, justify="right")
+    table = Table(title="Held-out PSNR (dB) of the built-in scene after so many steps")
+    table.add_column("optimizer", no_wrap=True)
+    for name in (*map(str, shown[:-1]), "end", "SSIM", "steps", "seconds", "ms/step"):
+        table.add_column(name, justify="right", no_wrap=True)
     for run in runs:
-        values = [run.psnr_at(step) for step in shown[:-1]]
+        values = [*(run.psnr_at(step) for step in shown[:-1]), run.result.psnr]
         row = ["-" if value is None else f"{value:.2f}" for value in values]
-        table.add_row(run.name, *row, run.end(shown[-1]), f"{run.result.ssim:.3f}", f"{run.result.seconds:.1f}", f"{run.ms_per_step:.0f}")
+        table.add_row(run.name, *row, f"{run.result.ssim:.3f}", str(run.result.steps), f"{run.result.seconds:.1f}", f"{run.ms_per_step:.0f}")
     Console().print(table)

@@ -34,11 +34,6 @@ class DemoRun:
     def ms_per_step(self) -> float:
         return 1000 * self.result.seconds / max(self.result.steps, 1)
 
-    def end(self, steps: int) -> str:
-        """Held-out PSNR at the end; names the step where time was up before `steps`."""
-        result = self.result
-        return f"{result.psnr:.2f}" + ("" if result.steps == steps else f" (step {result.steps})")
-
 
 def render_report(scene: Scene, runs: Sequence[DemoRun], steps: Sequence[int], headline: str, facts: dict[str, str]) -> str:
     """The page.
@@ -106,20 +101,20 @@ def _series(runs: Sequence[DemoRun], x: str) -> list[Series]:
 
 def _table(runs: Sequence[DemoRun], steps: Sequence[int]) -> str:
     """A row per run; the best value of every column but the first in bold."""
-    *before, last = steps
-    columns = [[run.psnr_at(step) for run in runs] for step in before] + [[run.result.psnr for run in runs]]
+    columns = [[run.psnr_at(step) for run in runs] for step in steps[:-1]] + [[run.result.psnr for run in runs]]
     best = [max((value for value in column if value is not None), default=None) for column in columns]
-    head = "".join(f"<th>step {step}</th>" for step in steps)
+    head = "".join(f"<th>step {step}</th>" for step in steps[:-1]) + "<th>end</th>"
     rows = []
     for i, run in enumerate(runs):
         cells = []
         for k, column in enumerate(columns):
             mark = ' class="best"' if k > 0 and column[i] == best[k] else ""
-            text = run.end(last) if k == len(before) else "&ndash;" if column[i] is None else f"{column[i]:.2f}"
-            cells.append(f"<td{mark}>{text}</td>")
+            cells.append(f"<td{mark}>{'&ndash;' if column[i] is None else f'{column[i]:.2f}'}</td>")
         key = f'<span class="key" style="background:{color(i)}"></span>'
-        rows.append(f"<tr><td>{key}{html.escape(run.name)}</td>{''.join(cells)}<td>{run.result.ssim:.3f}</td><td>{run.ms_per_step:.0f}</td></tr>")
-    return f"<table><thead><tr><th>optimizer</th>{head}<th>SSIM, end</th><th>ms per step</th></tr></thead><tbody>{''.join(rows)}</tbody></table>"
+        more = [f"{run.result.ssim:.3f}", f"{run.result.steps}", f"{run.ms_per_step:.0f}"]
+        rows.append(f"<tr><td>{key}{html.escape(run.name)}</td>{''.join(cells)}{''.join(f'<td>{text}</td>' for text in more)}</tr>")
+    head += "<th>SSIM, end</th><th>steps</th><th>ms per step</th>"
+    return f"<table><thead><tr><th>optimizer</th>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
 
 
 def _photo_row(scene: Scene, runs: Sequence[DemoRun], k: int) -> str:
