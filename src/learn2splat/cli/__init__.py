@@ -18,12 +18,14 @@ from .demo import Demo
 from .eval import Eval
 from .fit import Fit
 from .render import Render
+from .train import Train
 
 Commands = (
     Annotated[Fit, tyro.conf.subcommand("fit")]
     | Annotated[Eval, tyro.conf.subcommand("eval")]
     | Annotated[Render, tyro.conf.subcommand("render")]
     | Annotated[Demo, tyro.conf.subcommand("demo")]
+    | Annotated[Train, tyro.conf.subcommand("train")]
 )
 
 

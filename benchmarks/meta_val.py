@@ -1,0 +1,83 @@
+"""Do trained weights beat the untrained rule on scenes they never saw? Held-out PSNR of `--weights` and of `nominal`, from the same starts.
+
+    python benchmarks/meta_val.py --weights runs/a/theta.safetensors [--scenes DIR ...] [--steps 1000] [--seeds 0 1]
+
+Prints the differences in dB; exit code 1 unless the weights win in the mean at every horizon and lose at most `--tolerance` dB at the last on every
+scene. Curves of `nominal` are kept in `--cache`, because they do not change.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import torch
+
+from learn2splat import fit, load_scene
+from learn2splat.gaussians import init_from_points
+from learn2splat.optimizers import make_optimizer
+
+MARKS = (10, 30, 100, 300, 1000, 2000, 4000)
+VAL = ("fern", "flower", "kitchen", "bonsai")
+
+
+def curve(path: Path, optimizer: str, options: dict, seed: int, args: argparse.Namespace) -> list[float]:
+    """Held-out PSNR, dB, at the marks up to `args.steps`."""
+    scene = load_scene(path, long_side=args.long_side)
+    start = init_from_points(scene.points, scene.colors, max_points=args.max_points, generator=torch.Generator().manual_seed(seed))
+    result = fit(scene, start, make_optimizer(optimizer, **options), steps=args.steps, views_per_step=8, seed=seed, eval_at=args.marks)
+    if result.diverged:
+        print(f"{path.name} seed {seed}: {optimizer} DIVERGED at step {result.steps}", flush=True)
+    values = {point.step: point.psnr for point in result.curve}
+    return [values.get(mark, float("-inf")) for mark in args.marks]
+
+
+def nominal_curve(path: Path, seed: int, args: argparse.Namespace) -> list[float]:
+    """From the cache, or measured and put there."""
+    cache = json.loads(args.cache.read_text()) if args.cache.exists() else {}
+    key = f"{path.name} {args.long_side} {args.max_points} {seed} {args.marks}"
+    if key not in cache:
+        values = curve(path, "nominal", {}, seed, args)
+        cache = json.loads(args.cache.read_text()) if args.cache.exists() else {}
+        args.cache.parent.mkdir(parents=True, exist_ok=True)
+        args.cache.write_text(json.dumps({**cache, key: values}, indent=0))
+        return values
+    return cache[key]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--weights", type=Path, help="without: only measure nominal")
+    parser.add_argument("--scenes", type=Path, nargs="+", default=[Path(__file__).parents[2] / "shared" / "scenes" / name for name in VAL])
+    parser.add_argument("--long-side", type=int, default=96)
+    parser.add_argument("--max-points", type=int, default=1500)
+    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--tolerance", type=float, default=0.05, help="dB")
+    parser.add_argument("--cache", type=Path, default=Path("runs/nominal.json"))
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    args.marks = [mark for mark in MARKS if mark <= args.steps]
+    print("PSNR minus that of nominal, dB, after steps:", "  ".join(map(str, args.marks)))
+    rows = []
+    for seed in args.seeds:
+        for path in args.scenes:
+            reference = nominal_curve(path, seed, args)
+            if args.weights is None:
+                print(f"{path.name:12} seed {seed}  nominal  " + "  ".join(f"{value:.2f}" for value in reference), flush=True)
+                continue
+            own = curve(path, "learned", {"weights": args.weights}, seed, args)
+            rows.append([a - b for a, b in zip(own, reference)])
+            print(f"{path.name:12} seed {seed}  " + "  ".join(f"{x:+.2f}" for x in rows[-1]) + f"   last {own[-1]:.2f}, best {max(own):.2f}", flush=True)
+    if not rows:
+        return 0
+    mean = [sum(column) / len(rows) for column in zip(*rows)]
+    passed = all(x > 0 for x in mean) and all(row[-1] >= -args.tolerance for row in rows)
+    print(f"{'mean':12}         " + "  ".join(f"{x:+.2f}" for x in mean) + ("   PASSED" if passed else "   FAILED"))
+    return 0 if passed else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,171 @@
+"""`learn2splat train`: meta-train the learned optimizer; Ctrl-C and --resume lose nothing."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+import tyro
+from rich.console import Console
+
+from ..errors import OptionError
+from ..fit.files import atomic_write
+from ..meta import PRESETS, MetaConfig, MetaStep, find_scenes, has_save, train, with_scheme
+from .common import Command, Flag, Interrupted, MaybeFloat, MaybeInt, machine, note, stop_on_signals, to_json
+
+CONFIG = "config.json"
+PLAIN_LINE_EVERY = 10.0  # Seconds between two lines where stderr is no terminal.
+MaybeScheme = Annotated[Literal["greedy", "horizon"] | None, tyro.conf.arg(metavar="{greedy,horizon}", help_behavior_hint="")]
+MaybeArchitecture = Annotated[Literal["anchored", "paper"] | None, tyro.conf.arg(metavar="{anchored,paper}", help_behavior_hint="")]
+
+
+@dataclass(frozen=True)
+class Train(Command):
+    """Meta-train the learned optimizer on procedural scenes and photos.
+
+    Several processes share a run with: torchrun --nproc-per-node 2 --no-python learn2splat train ..."""
+
+    out: Path
+    """Folder for theta.safetensors (the weights), log.jsonl and what --resume needs."""
+    preset: Literal["cpu", "paper"] = "cpu"
+    """Sizes and recipe: cpu, for hours on a few cores; paper, the published ones, for GPUs."""
+    data: Annotated[tuple[str, ...], tyro.conf.arg(metavar="GLOB [GLOB ...]", help_behavior_hint="")] = ()
+    """Folders of scenes to learn from besides procedural ones, as glob patterns in quotes. Where a SOURCES.md beside them gives
+    roles, only those of role train are used."""
+    scheme: MaybeScheme = None
+    """What an unrolled piece is judged by: greedy, the loss after each step; horizon, where it ends. Default: the preset's."""
+    architecture: MaybeArchitecture = None
+    """Network: anchored or paper. Default: the preset's."""
+    meta_steps: MaybeInt = None
+    """Updates of the weights in all; the schedule of the learning rate stretches over them. Default: the preset's."""
+    max_minutes: MaybeFloat = None
+    """Stop after so many minutes; go on with --resume."""
+    scenes_per_step: MaybeInt = None
+    """Scenes whose gradients are averaged in an update, a multiple of the number of processes. Default: the preset's."""
+    lr: MaybeFloat = None
+    """Learning rate of the weights. Default: the preset's."""
+    seed: int = 0
+    """Fixes everything that is random."""
+    no_buffer: Flag = False
+    """Ablation: start every piece from a new scene."""
+    no_rollout: Flag = False
+    """Ablation: store episodes as the unroll left them."""
+    no_log_ages: Flag = False
+    """Ablation: the paper's rule of which episodes are stored again, instead of log-uniform ages."""
+    no_advantage: Flag = False
+    """Ablation: horizon without reference to what the nominal rule reaches."""
+    no_intermediate: Flag = False
+    """Ablation: horizon with the loss at the end alone."""
+    no_delta_loss: Flag = False
+    """Ablation: greedy without delta loss."""
+    no_stability_loss: Flag = False
+    """Ablation: greedy without stability loss."""
+    no_ema: Flag = False
+    """Ablation: save the last weights instead of their average."""
+    resume: Flag = False
+    """Go on with the run in --out, to the same bits as if it had never stopped. Other options as at its start;
+    --meta-steps and --max-minutes may differ."""
+    overwrite: Flag = False
+    """Replace the run in --out."""
+    save_every: float = 120.0
+    """Seconds between two saves."""
+
+    def run(self) -> None:
+        # Torch's sums depend on its number of threads, and on tensors as small as these two processes use two cores better than two threads.
+        torch.set_num_threads(1)
+        config = self.config()
+        if self.max_minutes is not None and not self.max_minutes > 0:
+            raise OptionError(f"--max-minutes must be above 0, got {self.max_minutes}")
+        data = find_scenes(self.data)
+        self._prepare()
+        about = {
+            "command": ["learn2splat", *sys.argv[1:]], "config": asdict(config), "data": [str(folder) for folder in data], "machine": machine(),
+        }  # fmt: skip
+        atomic_write(self.out / CONFIG, to_json(about, indent=1))
+        note(f"meta-training {config.architecture} by {config.scheme} on {config.procedural_pool} procedural scenes and {len(data)} of photos; "
+             "loss: L1 + SSIM (no LPIPS: its weights cannot be had offline)")  # fmt: skip
+        with stop_on_signals() as should_stop, TrainProgress(config.meta_steps) as progress:
+            result = train(
+                config,
+                self.out,
+                data=data,
+                resume=self.resume and has_save(self.out),
+                max_minutes=self.max_minutes,
+                save_every=self.save_every,
+                on_step=progress,
+                should_stop=should_stop,
+            )
+            stopped = should_stop()
+        if stopped and not result.finished:
+            raise Interrupted(f"stopped at meta-step {result.step}; everything is saved in {self.out}, go on with --resume and the same options")
+        print(f"Meta-step {result.step} of {config.meta_steps} after {result.seconds / 60:.1f} min. Weights: {result.weights}")
+
+    def config(self) -> MetaConfig:
+        """The preset with the options that were given."""
+        config = PRESETS[self.preset]
+        if self.scheme is not None and self.scheme != config.scheme:
+            config = with_scheme(config, self.scheme)
+        given = {"architecture": self.architecture, "meta_steps": self.meta_steps, "scenes_per_step": self.scenes_per_step, "lr": self.lr}
+        without = {
+            "buffer": self.no_buffer, "rollout": self.no_rollout, "log_ages": self.no_log_ages, "advantage": self.no_advantage,
+            "intermediate": self.no_intermediate, "delta_weight": self.no_delta_loss, "stability_weight": self.no_stability_loss, "ema": self.no_ema,
+        }  # fmt: skip
+        changes = {name: value for name, value in given.items() if value is not None}
+        changes |= {name: type(getattr(config, name))(0) for name, left_out in without.items() if left_out}
+        return replace(config, seed=self.seed, **changes)
+
+    def _prepare(self) -> None:
+        """Refuses to write over another run; with --overwrite that goes, but for its procedural scenes."""
+        if self.resume and self.overwrite:
+            raise OptionError("--resume and --overwrite exclude each other: go on with the run, or start it again")
+        if self.out.exists() and not self.out.is_dir():
+            raise OptionError(f"--out must be a folder, and {self.out} is a file")
+        if has_save(self.out) and not self.resume and not self.overwrite:
+            raise OptionError(f"{self.out} already holds a training run: add --resume to go on with it, or --overwrite to start again")
+        if self.overwrite:
+            shutil.rmtree(self.out / "resume", ignore_errors=True)
+        if self.resume and not has_save(self.out):
+            note(f"note: nothing saved in {self.out} yet, starting at meta-step 0")
+
+
+class TrainProgress:
+    """One line on stderr: live in a terminal, now and then elsewhere. A context manager; call it with every `MetaStep`."""
+
+    def __init__(self, meta_steps: int, console: Console | None = None) -> None:
+        self.meta_steps = meta_steps
+        self.console = console or Console(stderr=True)
+        self.status = self.console.status("starting")
+        self.last_line = 0.0
+        self.loss = self.ratio = self.speed = None  # running means
+        self.before: float | None = None
+
+    def __enter__(self) -> TrainProgress:
+        if self.console.is_terminal:
+            self.status.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.status.stop()
+
+    def __call__(self, step: MetaStep) -> None:
+        def mean(old: float | None, new: float) -> float | None:
+            return old if new != new else new if old is None else 0.95 * old + 0.05 * new
+
+        self.loss, self.ratio = mean(self.loss, step.loss), mean(self.ratio, step.ratio)
+        if self.before is not None:
+            self.speed = mean(self.speed, step.inner_steps / max(1e-6, step.seconds - self.before))
+        self.before = step.seconds
+        ages = " ".join(map(str, step.ages))
+        text = f"meta-step {step.step}/{self.meta_steps}  {step.seconds / 60:.1f} min"
+        if self.loss is not None and self.speed is not None:
+            text += f"  meta-loss {self.loss:+.3f}  end/reference {self.ratio:.3f}  {self.speed:.1f} inner steps/s  ages {ages}"
+        if self.console.is_terminal:
+            self.status.update(text)
+        elif time.monotonic() - self.last_line >= PLAIN_LINE_EVERY:
+            self.console.print(text, highlight=False, soft_wrap=True)
+            self.last_line = time.monotonic()

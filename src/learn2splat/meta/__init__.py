@@ -1,0 +1,10 @@
+"""Meta-training: how the weights of the learned optimizer come about. The loop is `train.py`; its two objectives are in `schemes.py`."""
+
+from .config import PRESETS as PRESETS
+from .config import MetaConfig as MetaConfig
+from .config import with_scheme as with_scheme
+from .tasks import find_scenes as find_scenes
+from .train import MetaStep as MetaStep
+from .train import TrainResult as TrainResult
+from .train import has_save as has_save
+from .train import train as train

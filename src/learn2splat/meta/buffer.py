@@ -1,0 +1,60 @@
+"""The checkpoint buffer: stored, partly optimized episodes, so that the rule meets early and late stages (METHOD.md section 4).
+
+Two policies. The paper's: resume with p = 0.7 when the buffer is full, insert new scenes with p = 0.7, return resumed ones with p = 0.99, evict the
+oldest. Log-uniform ages (NOTES.md section 3, point 6): every visit advances an episode by `advance(age)` steps on average, so visits per episode have
+density 1 / advance along its life; kept alive with a probability proportional to advance(age) / (age + `FIRST_AGE`), the ages that are visited have
+density 1 / (age + FIRST_AGE): uniform in the logarithm, at no cost but the visits themselves.
+"""
+
+from __future__ import annotations
+
+from .config import MetaConfig
+from .tasks import Dice, Episode
+
+FIRST_AGE = 16  # Steps: where the logarithm of the age begins.
+
+
+class Buffer:
+    """Episodes of one slot, oldest first."""
+
+    def __init__(self, config: MetaConfig) -> None:
+        self.config = config
+        self.episodes: list[Episode] = []
+
+    def take(self, dice: Dice) -> Episode | None:
+        """Removes and returns a stored episode, or None: start a new one."""
+        ready = len(self.episodes) >= self.config.buffer if self.config.fill_first else len(self.episodes) > 0
+        if self.config.buffer == 0 or not ready or not dice.chance(self.config.resume_probability):
+            return None
+        return self.episodes.pop(dice.integer(0, len(self.episodes) - 1))
+
+    def wants(self, age_before: int, age_after: int, resumed: bool, dice: Dice) -> bool:
+        """Whether an episode is to be stored that a visit (its rollout included) brings from one age to another."""
+        config = self.config
+        if config.buffer == 0 or age_after > config.max_age:
+            return False
+        if not config.log_ages:
+            return dice.chance(config.return_probability if resumed else config.insert_probability)
+        return dice.chance(min(1.0, survival(config, age_after) / survival(config, age_before)))
+
+    def store(self, episode: Episode) -> None:
+        """Puts it in; the one that was put in first goes when there are too many."""
+        self.episodes.append(episode)
+        if len(self.episodes) > self.config.buffer:
+            self.episodes.pop(0)
+
+
+def rollout_bound(config: MetaConfig, age: int, meta_step: int) -> int:
+    """Frozen steps after a visit at most: grows over the meta-steps, and with log-uniform ages not beyond the age itself."""
+    grown = 1 + (config.rollout - 1) * min(1.0, meta_step / config.rollout_growth) if config.rollout else 0
+    return min(int(grown), max(8, age)) if config.log_ages else int(grown)
+
+
+def advance(config: MetaConfig, age: int) -> float:
+    """Steps that a visit adds on average, once the rollout has grown."""
+    return sum(config.unroll) / 2 + rollout_bound(config, age, config.rollout_growth) / 2
+
+
+def survival(config: MetaConfig, age: int) -> float:
+    """Share of episodes alive at an age, up to a factor."""
+    return advance(config, age) / (age + FIRST_AGE)

@@ -1,0 +1,141 @@
+"""What a meta-training run is made of: one frozen record, and the presets of the command line."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from ..errors import OptionError
+
+Scheme = Literal["greedy", "horizon"]
+Architecture = Literal["anchored", "paper"]
+
+
+@dataclass(frozen=True)
+class MetaConfig:
+    """Everything that decides the weights, apart from the scenes. Ranges are inclusive.
+
+    A *slot* is one of the `scenes_per_step` scenes whose gradients are averaged in a meta-step; it has its own buffer and its own random numbers, so
+    that it does not matter which process it runs in.
+    """
+
+    scheme: Scheme = "horizon"
+    architecture: Architecture = "anchored"
+    width: int = 64  # Of the network; its other sizes are those of its configuration class.
+    blocks: int = 1
+    seed: int = 0
+    meta_steps: int = 4000
+    scenes_per_step: int = 2
+
+    # The scenes (tasks.py).
+    long_sides: tuple[int, ...] = (64, 80, 96)  # px
+    points: tuple[int, int] = (300, 1200)  # Drawn log-uniformly.
+    views_per_step: tuple[int, int] = (2, 8)
+    sparse_share: float = 0.5  # Of the scenes: a few fixed close-by views; the others are dense.
+    sparse_views: tuple[int, int] = (3, 8)
+    dense_views: int = 64  # Context views of a dense scene at most.
+    procedural_share: float = 0.5  # Of the scenes, where there are others too.
+    procedural_pool: int = 48  # Different procedural scenes.
+    target_views: int = 4  # Held-out views in the meta-loss ...
+    context_views: int = 2  # ... and views that the inner steps may see.
+
+    # Inner steps.
+    unroll: tuple[int, int] = (8, 32)  # Uniform: back-propagated inner steps.
+    max_graph: int = 20_000  # Gaussians times unrolled steps: bounds memory, and the time of one meta-step.
+    rollout: int = 48  # At most so many steps with frozen weights before an episode is stored; 0: no rollout.
+    rollout_growth: int = 1  # Meta-steps over which that bound grows from 1.
+
+    # Checkpoint buffer (buffer.py). Horizon: `log_ages` replaces `return_probability`.
+    buffer: int = 12  # Episodes per slot; 0: no buffer.
+    fill_first: bool = False  # Resume only when the buffer is full (the paper), else as soon as there is anything in it.
+    resume_probability: float = 0.75
+    insert_probability: float = 1.0
+    return_probability: float = 0.99
+    log_ages: bool = True  # Drop episodes so that ages come out log-uniform up to `max_age`.
+    max_age: int = 2000
+
+    # Meta-loss (schemes.py): L1 + SSIM, because weights of LPIPS cannot be had offline.
+    ssim_weight: float = 0.2
+    advantage: bool = True  # Horizon: the loss relative to what `nominal` reaches from the same state with the same views.
+    advantage_floor: float = 0.01  # Of the loss at the start: below it differences are noise.
+    intermediate: float = 0.3  # Horizon: weight of the same loss after a log-uniformly drawn step of the unroll; 0: at the end only.
+    step_decay: float = 0.9  # Greedy: weight of the loss i steps before the last is this to the power i.
+    delta_weight: float = 0.0  # Greedy: delta loss, ...
+    delta_from: int = 100  # ... from this meta-step.
+    stability_weight: float = 0.0  # Greedy.
+
+    # Meta-optimizer: AdamW, one cycle.
+    lr: float = 1e-3
+    final_lr: float = 0.05  # Share of `lr` at the end.
+    warmup: float = 0.01  # Share of the meta-steps.
+    weight_decay: float = 0.01
+    clip: float = 0.5  # Norm of the gradient of each slot.
+    ema: float = 0.99  # Decay of the average of the weights that is saved; 0: the last weights.
+
+    def __post_init__(self) -> None:
+        for name in ("points", "views_per_step", "sparse_views", "unroll"):
+            low, high = getattr(self, name)
+            if not 1 <= low <= high:
+                raise OptionError(f"{name} must be a range from at least 1, got {low} to {high}")
+        for name in ("meta_steps", "scenes_per_step", "procedural_pool", "target_views", "rollout_growth", "max_age", "width"):
+            if getattr(self, name) < 1:
+                raise OptionError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("sparse_share", "procedural_share", "resume_probability", "insert_probability", "return_probability", "ssim_weight", "warmup"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise OptionError(f"{name} must be within [0, 1], got {getattr(self, name)}")
+        if not self.lr > 0 or not self.clip > 0 or not 0 <= self.ema < 1 or self.buffer < 0 or self.rollout < 0:
+            raise OptionError(f"lr and clip must be above 0, ema within [0, 1), buffer and rollout 0 or more, got {self}")
+
+
+def with_scheme(config: MetaConfig, scheme: Scheme) -> MetaConfig:
+    """The objective and the buffer of `scheme` at the sizes of `config`."""
+    if scheme == "greedy":
+        return _greedy(config)
+    own = (
+        "unroll", "rollout", "rollout_growth", "buffer", "fill_first", "resume_probability", "insert_probability", "return_probability",
+        "log_ages", "delta_weight", "stability_weight", "target_views", "context_views",
+    )  # fmt: skip
+    default = MetaConfig()
+    return replace(config, scheme=scheme, **{name: getattr(default, name) for name in own})
+
+
+def _greedy(config: MetaConfig) -> MetaConfig:
+    """METHOD.md section 4."""
+    return replace(
+        config,
+        scheme="greedy",
+        unroll=(1, 6),
+        rollout=50,
+        rollout_growth=10_000,
+        buffer=20,
+        fill_first=True,
+        resume_probability=0.7,
+        insert_probability=0.7,
+        return_probability=0.99,
+        log_ages=False,
+        delta_weight=2.0,
+        stability_weight=1.0,
+        target_views=6,
+        context_views=4,
+    )
+
+
+PRESETS: dict[str, MetaConfig] = {
+    "cpu": MetaConfig(),
+    "paper": replace(
+        _greedy(MetaConfig()),
+        architecture="paper",
+        width=256,
+        blocks=4,
+        meta_steps=150_000,
+        scenes_per_step=4,
+        long_sides=(448,),
+        points=(7_000, 70_000),
+        views_per_step=(8, 8),
+        sparse_views=(8, 8),
+        max_graph=70_000 * 6,
+        lr=1e-4,
+        final_lr=0.0,
+        ema=0.999,
+    ),
+}

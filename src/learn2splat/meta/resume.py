@@ -1,0 +1,137 @@
+"""Everything that a meta-training run needs to go on to the same bits, as safetensors + JSON (fit/checkpoint.py), never pickle.
+
+    <out>/resume/latest.json            {"step": n}: the complete save; replaced last, atomically
+    <out>/resume/<n>/theta/             weights, their average, AdamW's moments
+    <out>/resume/<n>/slot<k>/           the episodes in the buffer of slot k and its random numbers
+
+A save without slots (such as the one in training/ of the repository) resumes too: with empty buffers and random numbers that depend on the step.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from ..errors import CheckpointError
+from ..fit.checkpoint import group, has_checkpoint, load_checkpoint, named, save_checkpoint
+from ..fit.files import atomic_write
+from ..gaussians import Gaussians
+from ..optimizers import OptState
+from .buffer import Buffer
+from .config import MetaConfig
+from .tasks import Dice, Episode, ScenePool
+
+LATEST = "latest.json"
+
+
+@dataclass
+class Slot:
+    """One of the scenes per meta-step: random numbers and buffer."""
+
+    number: int
+    dice: Dice
+    buffer: Buffer
+
+
+def new_slot(config: MetaConfig, number: int, step: int = 0) -> Slot:
+    """`step`: where the run stands, so that a slot that starts late does not repeat the draws of the first."""
+    return Slot(number, Dice(1_000_003 * config.seed + 1009 * number + 7 * step), Buffer(config))
+
+
+def folder_of(out: Path) -> Path:
+    return out / "resume"
+
+
+def has_save(out: Path) -> bool:
+    """Whether a save was ever completed."""
+    return (folder_of(out) / LATEST).is_file()
+
+
+def save_slot(out: Path, step: int, slot: Slot) -> None:
+    tensors: dict[str, Tensor] = {"generator": slot.dice.generator.get_state()}
+    infos = []
+    for i, episode in enumerate(slot.buffer.episodes):
+        state_tensors, state_info = episode.state.state_dict()
+        tensors |= named(f"episode{i}.gaussians", episode.gaussians.tensors()) | named(f"episode{i}.state", state_tensors)
+        tensors[f"episode{i}.rotation"] = episode.rotation
+        infos.append(
+            {"scene": episode.scene, "long_side": episode.long_side, "context": episode.context, "targets": episode.targets, "state": state_info}
+        )
+    save_checkpoint(folder_of(out) / str(step) / f"slot{slot.number}", tensors, {"episodes": infos})
+
+
+def load_slot(out: Path, step: int, number: int, config: MetaConfig, pool: ScenePool) -> Slot:
+    """
+    Raises:
+        CheckpointError: damaged, or it holds a scene that the pool does not have.
+    """
+    slot = new_slot(config, number, step)
+    folder = folder_of(out) / str(step) / f"slot{number}"
+    if not has_checkpoint(folder):
+        return slot
+    tensors, info = load_checkpoint(folder)
+    slot.dice.generator.set_state(tensors["generator"])
+    for i, about in enumerate(info["episodes"]):
+        if about["scene"] not in pool:
+            raise CheckpointError(f"the run in {out} has scene {about['scene']} in its buffer, which is not here: give the --data of its start")
+        parts = group(tensors, f"episode{i}")
+        slot.buffer.store(
+            Episode(
+                scene=about["scene"],
+                long_side=about["long_side"],
+                rotation=parts["rotation"],
+                context=tuple(about["context"]),
+                targets=tuple(about["targets"]),
+                gaussians=Gaussians(**group(parts, "gaussians")),
+                state=OptState.from_state_dict(group(parts, "state"), about["state"]),
+            )
+        )
+    return slot
+
+
+def save_theta(out: Path, step: int, config: MetaConfig, weights: dict[str, dict[str, Tensor]], seconds: float) -> None:
+    """`weights`: groups of tensors by parameter name: weights, average, exp_avg, exp_avg_sq."""
+    tensors = {f"{kind}.{name}": tensor for kind, by_name in weights.items() for name, tensor in by_name.items()}
+    save_checkpoint(folder_of(out) / str(step) / "theta", tensors, {"config": asdict(config), "seconds": seconds})
+
+
+def load_theta(out: Path, step: int, config: MetaConfig) -> tuple[dict[str, dict[str, Tensor]], float]:
+    """The groups of `save_theta`, and the seconds of training so far.
+
+    Raises:
+        CheckpointError: damaged, or of a run with another configuration (`meta_steps` may differ).
+    """
+    tensors, info = load_checkpoint(folder_of(out) / str(step) / "theta")
+    saved, here = info["config"], json.loads(json.dumps(asdict(config)))
+    for key in here:
+        if key != "meta_steps" and saved.get(key) != here[key]:
+            difference = f"{key} = {saved.get(key)}, not {here[key]}"
+            raise CheckpointError(f"the run in {out} has {difference}: resume it with the options of its start, or choose another --out")
+    return {kind: group(tensors, kind) for kind in ("weights", "average", "exp_avg", "exp_avg_sq")}, info["seconds"]
+
+
+def complete(out: Path, step: int) -> None:
+    """Declares the save of `step` complete, and removes older ones."""
+    atomic_write(folder_of(out) / LATEST, json.dumps({"step": step}))
+    for old in folder_of(out).iterdir():
+        if old.is_dir() and old.name != str(step):
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def latest_step(out: Path) -> int:
+    """
+    Raises:
+        CheckpointError: there is no save, or its index is damaged.
+    """
+    try:
+        return int(json.loads((folder_of(out) / LATEST).read_text())["step"])
+    except FileNotFoundError:
+        raise CheckpointError(f"no training run in {out}: expected resume/{LATEST}; run without --resume to start one") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{folder_of(out) / LATEST} is damaged ({error}): start again with --overwrite") from error
+
+

@@ -1,0 +1,180 @@
+"""The two objectives of meta-training: what an unrolled piece of an episode costs, with a graph to the weights.
+
+`greedy` is the paper's (METHOD.md section 4): every update is judged by the loss right after it, Gaussians are detached between steps, only the
+latent state carries gradients on. Its bias against slow progress was measured (NOTES.md section 2, lesson 2; Wu et al., arXiv:1803.02021).
+
+`horizon` keeps the Gaussians in the graph and judges where the piece ends. The gradients that the rule reads are constants, so d theta_T / d delta_t
+is the identity, no second derivatives occur and only the network's activations are kept. The loss is relative to what `nominal` reaches from the same
+state with the same views: early steps gain a hundred times more than late ones, and so count the same.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ..fit.evaluate import by_size, render_photos
+from ..fit.loop import loss_and_gradients
+from ..fit.views import ViewSampler
+from ..gaussians import Gaussians
+from ..losses import photometric_loss
+from ..optimizers import OptState, UpdateRule
+from ..optimizers.nominal import Nominal, NominalConfig
+from ..scenes import Scene
+from .config import MetaConfig
+from .tasks import Dice, Episode
+
+
+@dataclass(frozen=True)
+class Unrolled:
+    """What a scheme returns."""
+
+    loss: Tensor  # Scalar with a graph to the weights.
+    episode: Episode  # Where the unrolled steps ended; no graph.
+    steps: int
+    ratio: float  # Meta-loss at the end over that of `nominal` (horizon with advantage) or over that at the start.
+
+
+def unroll(rule: UpdateRule, episode: Episode, scene: Scene, config: MetaConfig, meta_step: int, dice: Dice) -> Unrolled | None:
+    """One piece of the episode; None where something is not finite."""
+    low, high = config.unroll
+    steps = min(dice.integer(low, high), max(low, config.max_graph // len(episode.gaussians)))
+    views = draw_views(episode, scene, steps, dice)
+    judged = dice.sample(episode.targets, config.target_views) + dice.sample(episode.context, config.context_views)
+    if config.scheme == "greedy":
+        return _greedy(rule, episode, scene, config, meta_step, views, judged)
+    return _horizon(rule, episode, scene, config, views, judged, dice)
+
+
+def roll_out(rule: UpdateRule, episode: Episode, scene: Scene, steps: int, dice: Dice) -> Episode | None:
+    """The episode `steps` frozen steps later; None where something is not finite."""
+    gaussians, state = episode.gaussians, episode.state
+    for views in draw_views(episode, scene, steps, dice):
+        total, grads = loss_and_gradients(scene, gaussians, views)
+        gaussians, state = rule.step(gaussians, grads, state)
+        if not math.isfinite(total) or not gaussians.is_finite():
+            return None
+    return replace(episode, gaussians=gaussians, state=state)
+
+
+def draw_views(episode: Episode, scene: Scene, steps: int, dice: Dice) -> list[list[int]]:
+    """Photo positions of each step, chosen among the context as `fit` chooses them."""
+    context = list(episode.context)
+    sampler = ViewSampler(scene.camtoworlds[context, :3, 3], episode.state.task.views_per_step, dice.fork())
+    return [[context[i] for i in sampler.next()] for _ in range(steps)]
+
+
+def meta_loss(scene: Scene, gaussians: Gaussians, views: Sequence[int], ssim_weight: float) -> Tensor:
+    """L1 + SSIM loss per view, mean over `views`."""
+    return sum(photometric_loss(*render_photos(scene, gaussians, same), ssim_weight=ssim_weight) for same in by_size(scene, views)) / len(views)
+
+
+def compressed(x: Tensor) -> Tensor:
+    """x within +-1, beyond that +-(1 + log|x|): continuous with its slope, and a lucky or broken piece cannot outweigh all others."""
+    size = x.abs()
+    return torch.where(size <= 1, x, x.sign() * (1 + size.clamp_min(1).log()))
+
+
+def nominal_of(rule: UpdateRule, episode: Episode) -> tuple[Nominal, OptState]:
+    """The nominal rule and its state in the middle of an episode: the moments are the same, whatever rule led there."""
+    nominal = Nominal(getattr(rule.config, "nominal", None) or NominalConfig())
+    state = nominal.init(episode.gaussians, episode.state.task, torch.Generator())
+    kept = {name: episode.state.tensors[name] for name in state.tensors if name in episode.state.tensors}
+    return nominal, replace(state, tensors={**state.tensors, **kept}, step=episode.age)
+
+
+def _horizon(
+    rule: UpdateRule, episode: Episode, scene: Scene, config: MetaConfig, views: list[list[int]], judged: list[int], dice: Dice
+) -> Unrolled | None:
+    steps = len(views)
+    marks = {steps: 1.0}  # Inner steps after which the loss is taken, and their weights.
+    if config.intermediate and steps > 1:
+        marks[int(dice.log_uniform(1, steps))] = config.intermediate
+    if config.advantage:
+        references = _losses_of_nominal(rule, episode, scene, config, views, judged, marks)
+        if references is None:
+            return None
+    with torch.no_grad():
+        start = float(meta_loss(scene, episode.gaussians, judged, config.ssim_weight))
+
+    gaussians, state = episode.gaussians, episode.state
+    total = torch.zeros(())
+    ratio = math.nan
+    for i, chosen in enumerate(views, 1):
+        inner, grads = loss_and_gradients(scene, gaussians.detach(), chosen)
+        gaussians, state = rule.update(gaussians, grads, state)
+        if not math.isfinite(inner):
+            return None
+        if i in marks:
+            loss = meta_loss(scene, gaussians, judged, config.ssim_weight)
+            reference = references[i] if config.advantage else start
+            unit = abs(start - reference) + config.advantage_floor * start if config.advantage else start
+            total = total + marks[i] * compressed((loss - reference) / unit)
+            ratio = float(loss.detach()) / reference
+    return Unrolled(total, _ended(episode, gaussians, state), steps, ratio)
+
+
+@torch.no_grad()
+def _losses_of_nominal(
+    rule: UpdateRule, episode: Episode, scene: Scene, config: MetaConfig, views: list[list[int]], judged: list[int], marks: dict[int, float]
+) -> dict[int, float] | None:
+    """Meta-losses that the nominal rule reaches at `marks`."""
+    nominal, state = nominal_of(rule, episode)
+    gaussians, losses = episode.gaussians, {}
+    for i, chosen in enumerate(views, 1):
+        with torch.enable_grad():
+            _, grads = loss_and_gradients(scene, gaussians, chosen)
+        gaussians, state = nominal.step(gaussians, grads, state)
+        if i in marks:
+            losses[i] = float(meta_loss(scene, gaussians, judged, config.ssim_weight))
+    return losses if all(math.isfinite(loss) for loss in losses.values()) else None
+
+
+def _greedy(
+    rule: UpdateRule, episode: Episode, scene: Scene, config: MetaConfig, meta_step: int, views: list[list[int]], judged: list[int]
+) -> Unrolled | None:
+    tau = len(views)
+    gaussians, state = episode.gaussians, episode.state
+    total = torch.zeros(())
+    loss = torch.zeros(())
+    with torch.no_grad():
+        start = float(meta_loss(scene, gaussians, judged, config.ssim_weight))
+        before = l1_per_view(scene, gaussians, judged)
+    for i, chosen in enumerate(views):
+        gaussians = gaussians.detach()
+        inner, grads = loss_and_gradients(scene, gaussians, chosen)
+        if not math.isfinite(inner):
+            return None
+        new, state = rule.update(gaussians, grads, state)
+        loss = meta_loss(scene, new, judged, config.ssim_weight)
+        total = total + config.step_decay ** (tau - 1 - i) * loss
+        if config.delta_weight and meta_step >= config.delta_from:
+            total = total + config.delta_weight * delta_loss(gaussians, new, grads, state)
+        if config.stability_weight:
+            after = l1_per_view(scene, new, judged)
+            total = total + config.stability_weight * (after - before).relu().sum()
+            before = after.detach()
+        gaussians = new
+    return Unrolled(total, _ended(episode, gaussians, state), tau, float(loss.detach()) / start)
+
+
+def l1_per_view(scene: Scene, gaussians: Gaussians, views: Sequence[int]) -> Tensor:
+    """Mean absolute error of each view (V,)."""
+    pairs = [render_photos(scene, gaussians, same) for same in by_size(scene, views)]
+    return torch.cat([(renders - targets).abs().mean(dim=(1, 2, 3)) for renders, targets in pairs])
+
+
+def delta_loss(old: Gaussians, new: Gaussians, grads: Gaussians, state: OptState) -> Tensor:
+    """Mean |delta| over entries without a gradient (|g| < 1e-8), or that move uphill: along the sign of Adam's first moment."""
+    delta = new.flatten() - old.flatten()
+    idle = (grads.flatten().abs() < 1e-8) | (delta.detach().sign() * state.tensors["m"].sign() > 0)
+    return (delta.abs() * idle).sum() / idle.sum().clamp_min(1)
+
+
+def _ended(episode: Episode, gaussians: Gaussians, state: OptState) -> Episode:
+    state = replace(state, tensors={name: tensor.detach() for name, tensor in state.tensors.items()})
+    return replace(episode, gaussians=gaussians.detach(), state=state)

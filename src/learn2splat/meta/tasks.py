@@ -1,0 +1,242 @@
+"""Scenes to learn from, and the start of an episode on one of them.
+
+The pool holds real scenes (photos stay in memory, never on disk) and procedural ones (made when first drawn, cached as safetensors). An episode is
+a scene at some size, turned at random, with its context and target views and the Gaussians and state that its optimization has reached.
+
+Dense: all views but the targets are context, start from the scene's points. Sparse: a few neighbouring cameras are context, the next nearest ones
+targets, start from the points that the context sees, moved along the rays as depth estimates are wrong. Turning matters because Adam normalises
+per axis; the rule knows no unit of length, so the world's scale need not vary.
+"""
+
+from __future__ import annotations
+
+import glob
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..errors import OptionError
+from ..fit.files import atomic_produce
+from ..gaussians import Gaussians, init_from_points
+from ..optimizers import OptState, Task, UpdateRule
+from ..scenes import Scene, Similarity, load_scene, make_procedural_scene
+from ..scenes.procedural import LAYOUTS
+from .config import MetaConfig
+
+PROCEDURAL_VIEWS = 20
+MIN_SPARSE_POINTS = 60  # Fewer seen points than this make no scene.
+MAX_SPARSE_TARGETS = 4
+DEPTH_NOISE = (0.01, 0.1)  # Relative, log-uniform: from good to poor feed-forward depth.
+MESSY_START_SHARE = 0.3  # Of the starts: wrong scales and displaced points.
+
+
+class Dice:
+    """Readable draws from one generator."""
+
+    def __init__(self, seed: int) -> None:
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def uniform(self, low: float = 0.0, high: float = 1.0) -> float:
+        return low + (high - low) * float(torch.rand((), generator=self.generator, dtype=torch.float64))
+
+    def chance(self, probability: float) -> bool:
+        return self.uniform() < probability
+
+    def integer(self, low: int, high: int) -> int:
+        """low..high, both included."""
+        return int(torch.randint(low, high + 1, (), generator=self.generator))
+
+    def log_uniform(self, low: float, high: float) -> float:
+        return math.exp(self.uniform(math.log(low), math.log(high)))
+
+    def sample(self, items: Sequence[int], count: int) -> list[int]:
+        """At most `count` different ones, in random order."""
+        return [items[i] for i in torch.randperm(len(items), generator=self.generator)[:count].tolist()]
+
+    def fork(self) -> torch.Generator:
+        """A new generator, seeded from this one."""
+        return torch.Generator().manual_seed(self.integer(0, 2**31 - 1))
+
+
+@dataclass(frozen=True)
+class Episode:
+    """A scene with its views, and how far its optimization has come."""
+
+    scene: str  # Name in the pool.
+    long_side: int
+    rotation: Tensor  # (3, 3) float64
+    context: tuple[int, ...]
+    targets: tuple[int, ...]
+    gaussians: Gaussians
+    state: OptState
+
+    @property
+    def age(self) -> int:
+        """Inner steps done."""
+        return self.state.step
+
+
+class ScenePool:
+    """Scenes by name."""
+
+    def __init__(self, config: MetaConfig, cache: Path, data: Sequence[Path]) -> None:
+        """`cache`: folder for procedural scenes; `data`: folders of real ones."""
+        self.largest = max(config.long_sides)
+        self.cache = cache / str(self.largest)
+        self.real = {scene.name: scene for scene in (load_scene(path, long_side=self.largest) for path in data)}
+        self.procedural = [f"procedural_{LAYOUTS[i % len(LAYOUTS)]}_{i}" for i in range(config.procedural_pool)]
+        self.get = lru_cache(maxsize=96)(self._get)
+
+    def _get(self, name: str, long_side: int) -> Scene:
+        scene = self.real[name] if name in self.real else self._procedural(name)
+        return shrink(scene, long_side)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.real or name in self.procedural
+
+    def _procedural(self, name: str) -> Scene:
+        path = self.cache / f"{name}.safetensors"
+        if not path.exists():
+            _, layout, seed = name.split("_")
+            size = {"width": self.largest, "height": 3 * self.largest // 4}
+            # From 1000 on: the demo and the tests use small seeds.
+            scene = make_procedural_scene(1000 + int(seed), layout=layout, num_views=PROCEDURAL_VIEWS, num_points=3000, **size)
+            atomic_produce(path, lambda temporary: save_file(_to_tensors(scene), temporary))
+        return _from_tensors(name, load_file(path))
+
+    def start(self, config: MetaConfig, rule: UpdateRule, dice: Dice) -> Episode:
+        """A new episode, everything about it drawn from `dice`."""
+        procedural = not self.real or dice.chance(config.procedural_share)
+        names = self.procedural if procedural else sorted(self.real)
+        name = names[dice.integer(0, len(names) - 1)]
+        long_side = config.long_sides[dice.integer(0, len(config.long_sides) - 1)]
+        rotation = random_rotation(dice.generator)
+        scene = turned(self.get(name, long_side), rotation)
+        views = _sparse(scene, config, dice) if dice.chance(config.sparse_share) else None
+        context, targets, points, colors = views or _dense(scene, config, dice)
+        count = round(dice.log_uniform(*config.points))
+        gaussians = init_from_points(points, colors, max_points=count, generator=dice.generator)
+        if dice.chance(MESSY_START_SHARE):
+            gaussians = _messy(gaussians, dice)
+        task = Task(views_per_step=min(dice.integer(*config.views_per_step), len(context)))
+        return Episode(name, long_side, rotation, context, targets, gaussians, rule.init(gaussians, task, dice.fork()))
+
+    def scene_of(self, episode: Episode) -> Scene:
+        """The scene as this episode sees it."""
+        return turned(self.get(episode.scene, episode.long_side), episode.rotation)
+
+
+def find_scenes(patterns: Sequence[str]) -> list[Path]:
+    """Folders that match the glob patterns, sorted.
+
+    Where a SOURCES.md beside them assigns roles (a table: `| name | role | ...`), only those of role `train` are taken: nothing that is meant for
+    choosing or judging weights slips into their training.
+
+    Raises:
+        OptionError: a pattern matches no folder that may be trained on.
+    """
+    found: list[Path] = []
+    for pattern in patterns:
+        folders = [Path(path).resolve() for path in sorted(glob.glob(pattern)) if Path(path).is_dir()]
+        usable = [folder for folder in folders if roles(folder.parent).get(folder.name, "train") == "train"]
+        if not usable:
+            raise OptionError(f"--data {pattern} matches {len(folders)} folders, none of them with role train: give folders of scenes, in quotes")
+        found += [folder for folder in usable if folder not in found]
+    return found
+
+
+def roles(folder: Path) -> dict[str, str]:
+    """Scene name -> role, as the table of `folder`/SOURCES.md says; empty without one."""
+    sources = folder / "SOURCES.md"
+    if not sources.is_file():
+        return {}
+    rows = [[cell.strip() for cell in line.strip("|\n ").split("|")] for line in sources.read_text().splitlines() if line.startswith("|")]
+    return {row[0]: row[1] for row in rows if len(row) > 1 and row[1] in ("train", "val", "test")}
+
+
+def shrink(scene: Scene, long_side: int) -> Scene:
+    """The scene with photos of at most `long_side` px."""
+    images, Ks = [], scene.Ks.clone()
+    for i, image in enumerate(scene.images):
+        height, width, _ = image.shape
+        if max(height, width) <= long_side:
+            images.append(image)
+            continue
+        size = (round(height * long_side / max(height, width)), round(width * long_side / max(height, width)))
+        smaller = F.interpolate(image.permute(2, 0, 1)[None].float(), size=size, mode="bilinear", antialias=True, align_corners=False)
+        images.append(smaller[0].permute(1, 2, 0).round().clamp(0, 255).to(torch.uint8))
+        Ks[i, 0] *= size[1] / width
+        Ks[i, 1] *= size[0] / height
+    return replace(scene, images=tuple(images), Ks=Ks)
+
+
+def turned(scene: Scene, rotation: Tensor) -> Scene:
+    """Cameras and points rotated about the origin."""
+    similarity = Similarity(1.0, rotation, torch.zeros(3, dtype=torch.float64))
+    return replace(scene, camtoworlds=similarity.apply_poses(scene.camtoworlds), points=similarity.apply(scene.points))
+
+
+def random_rotation(generator: torch.Generator) -> Tensor:
+    """(3, 3) float64, uniform: QR of a Gaussian matrix, signs fixed (Mezzadri, arXiv:math-ph/0609050)."""
+    q, r = torch.linalg.qr(torch.randn(3, 3, generator=generator, dtype=torch.float64))
+    q = q * torch.diagonal(r).sign()
+    return q * torch.det(q).sign()
+
+
+def _dense(scene: Scene, config: MetaConfig, dice: Dice) -> tuple[tuple[int, ...], tuple[int, ...], Tensor, Tensor]:
+    """context, targets, points, colours."""
+    order = dice.sample(range(len(scene)), len(scene))
+    held_out = max(1, len(order) // 8)
+    return tuple(order[held_out : held_out + config.dense_views]), tuple(order[:held_out]), scene.points, scene.colors
+
+
+def _sparse(scene: Scene, config: MetaConfig, dice: Dice) -> tuple[tuple[int, ...], tuple[int, ...], Tensor, Tensor] | None:
+    """The same; None where the views see too little together."""
+    centres = scene.camtoworlds[:, :3, 3]
+    first = dice.integer(0, len(scene) - 1)
+    nearest = (centres - centres[first]).norm(dim=1).argsort().tolist()
+    count = min(dice.integer(*config.sparse_views), len(scene) - 1)
+    # Every other camera of the neighbourhood is held out, as far as there are enough: targets lie between and beside the context.
+    window = nearest[: count + min(MAX_SPARSE_TARGETS, len(scene) - count)]
+    targets = dice.sample(window, len(window) - count)
+    context = tuple(view for view in window if view not in targets)
+    seen = torch.zeros(len(scene.points), dtype=torch.bool)
+    for view in context:
+        width, height = scene.size(view)
+        p_cam = scene.points @ scene.viewmats[view, :3, :3].T + scene.viewmats[view, :3, 3]
+        uv = (p_cam @ scene.Ks[view].T)[:, :2] / p_cam[:, 2:].clamp_min(1e-6)
+        seen |= (p_cam[:, 2] > 0.01) & (uv >= 0).all(1) & (uv[:, 0] < width) & (uv[:, 1] < height)
+    if int(seen.sum()) < MIN_SPARSE_POINTS:
+        return None
+    points = scene.points[seen]
+    observer = centres[list(context)][torch.randint(len(context), (len(points),), generator=dice.generator)]
+    noise = dice.log_uniform(*DEPTH_NOISE) * torch.randn(len(points), 1, generator=dice.generator)
+    return context, tuple(targets), observer + (points - observer) * noise.exp(), scene.colors[seen]
+
+
+def _messy(gaussians: Gaussians, dice: Dice) -> Gaussians:
+    """A start with scales that are wrong by up to a factor of 2 and points displaced by a fraction of them."""
+    shift = dice.uniform(-0.7, 0.7)
+    noise = torch.randn(gaussians.means.shape, generator=dice.generator) * gaussians.log_scales.exp() * dice.uniform(0, 0.5)
+    return replace(gaussians, means=gaussians.means + noise, log_scales=gaussians.log_scales + shift)
+
+
+def _to_tensors(scene: Scene) -> dict[str, Tensor]:
+    return {
+        "images": torch.stack(scene.images), "camtoworlds": scene.camtoworlds, "Ks": scene.Ks, "points": scene.points, "colors": scene.colors,
+    }  # fmt: skip
+
+
+def _from_tensors(name: str, tensors: dict[str, Tensor]) -> Scene:
+    """All views are train views here: an episode chooses its own targets."""
+    images = tuple(tensors.pop("images"))
+    names = tuple(f"{i:04d}.png" for i in range(len(images)))
+    rest = {"to_normalised": Similarity.identity(), "background": torch.zeros(3), "train_idx": tuple(range(len(images))), "test_idx": ()}
+    return Scene(name, names, images, **rest, **tensors)
