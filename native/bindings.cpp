@@ -168,6 +168,7 @@ template <class T> void bind(nb::module_ &m, const std::string &suffix) {
 }  // namespace
 
 NB_MODULE(_native, m) {
+    nb::set_leak_warnings(false);  // an autograd graph that is alive at exit holds a RasterState: no leak
     m.doc() = "Native CPU core of learn2splat. Private: call learn2splat.rasterize and learn2splat.photometric_loss.";
     nb::class_<l2s::RasterState>(m, "RasterState", "Sorted lists that the forward pass leaves for the backward pass.")
         .def_prop_ro("nbytes", &l2s::RasterState::bytes, "Memory it holds, bytes.");

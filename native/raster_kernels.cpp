@@ -107,63 +107,71 @@ template <class T> int64_t make_slots(const BandArgs<T> &band) {
     return num_spans;
 }
 
+// One tile: pixel centres, transmittance, and the power below which a Gaussian is not seen. That threshold is log2(1/255), and infinite for
+// pixels that have stopped or lie outside the image, so that one comparison decides.
 template <class T> struct Tile {
     static constexpr int NV = TILE_W / LANES<T>;
-    int x0, y0, width, rows;  // y0 and rows relative to the band
-    Vec<T> px[NV];
+    int x0, y0, width, rows, alive;  // y0 and rows relative to the band; alive: pixels that have not stopped
+    T py[TILE_H];
+    Vec<T> px[NV], transmittance[TILE_H][NV], threshold[TILE_H][NV];
+
     L2S_INLINE Tile(const BandArgs<T> &band, int tx, int ty) : x0(tx * TILE_W), y0(ty * TILE_H) {
         width = band.width - x0 < TILE_W ? band.width - x0 : TILE_W;
         rows = band.rows - y0 < TILE_H ? band.rows - y0 : TILE_H;
+        alive = width * rows;
         for (int j = 0; j < NV; ++j)
             for (int l = 0; l < LANES<T>; ++l) px[j][l] = T(x0 + j * LANES<T> + l) + T(0.5);
+        for (int r = 0; r < TILE_H; ++r) {
+            py[r] = T(band.y0 + y0 + r) + T(0.5);
+            for (int j = 0; j < NV; ++j) {
+                transmittance[r][j] = splat<T>(T(1));
+                threshold[r][j] = splat<T>(T(LOG2_CUTOFF));
+                if (r >= rows || (j + 1) * LANES<T> > width)
+                    for (int l = 0; l < LANES<T>; ++l)
+                        if (r >= rows || j * LANES<T> + l >= width) threshold[r][j][l] = T(__builtin_inff());
+            }
+        }
     }
-    // Transmittance is kept negative where a pixel has stopped; pixels outside the image have stopped from the start.
-    L2S_INLINE void start(Vec<T> (*transmittance)[NV]) const {
-        for (int r = 0; r < TILE_H; ++r)
-            for (int j = 0; j < NV; ++j)
-                for (int l = 0; l < LANES<T>; ++l) transmittance[r][j][l] = (r < rows && j * LANES<T> + l < width) ? T(1) : T(-1);
-    }
-    L2S_INLINE static bool finished(const Vec<T> (*transmittance)[NV]) {
-        Vec<T> most = transmittance[0][0];
-        for (int r = 0; r < TILE_H; ++r)
-            for (int j = 0; j < NV; ++j) most = vmax(most, transmittance[r][j]);
-        return !any(most > T(0));
+
+    // Pixels whose transmittance would fall to TRANSMITTANCE_STOP stop before this Gaussian: rare, at most once per pixel.
+    L2S_INLINE void stop(int r, int j, Mask<T> &visible, Mask<T> go) {
+        const Mask<T> stopped = visible & ~go;
+        alive -= count(stopped);
+        threshold[r][j] = select(stopped, splat<T>(T(__builtin_inff())), threshold[r][j]);
+        visible &= go;
     }
 };
 
-constexpr int CHECK_FINISHED_EVERY = 8;
+// The rows of the tile that a slot's ellipse reaches.
+template <class T> L2S_INLINE int first_row(const Slot<T> &g, const Tile<T> &tile) { return g.row0 - tile.y0 > 0 ? g.row0 - tile.y0 : 0; }
+template <class T> L2S_INLINE int last_row(const Slot<T> &g, const Tile<T> &tile) { return g.row1 - tile.y0 < TILE_H - 1 ? g.row1 - tile.y0 : TILE_H - 1; }
 
 template <class T, int CH> void forward_tile(const BandArgs<T> &band, int tx, int ty) {
     constexpr int NV = Tile<T>::NV;
     using V = Vec<T>;
-    const Tile<T> tile(band, tx, ty);
-    V transmittance[TILE_H][NV], color[CH][TILE_H][NV];
-    tile.start(transmittance);
+    Tile<T> tile(band, tx, ty);
+    V color[CH][TILE_H][NV];
     for (int ch = 0; ch < CH; ++ch)
         for (int r = 0; r < TILE_H; ++r)
             for (int j = 0; j < NV; ++j) color[ch][r][j] = V{};
-    const T cutoff = T(LOG2_CUTOFF);
     const uint32_t *list = band.tile_slots + band.tile_offsets[ty * band.tiles_x + tx], *list_end = band.tile_slots + band.tile_offsets[ty * band.tiles_x + tx + 1];
-    for (int countdown = CHECK_FINISHED_EVERY; list < list_end; ++list) {
-        if (--countdown == 0) {
-            if (Tile<T>::finished(transmittance)) break;
-            countdown = CHECK_FINISHED_EVERY;
-        }
+    for (; list < list_end && tile.alive > 0; ++list) {
         const Slot<T> &g = band.slots[*list];
-        const int r0 = g.row0 - tile.y0 > 0 ? g.row0 - tile.y0 : 0, r1 = g.row1 - tile.y0 < TILE_H - 1 ? g.row1 - tile.y0 : TILE_H - 1;
-        for (int r = r0; r <= r1; ++r) {
-            const T dy = T(band.y0 + tile.y0 + r) + T(0.5) - g.y, b_dy = g.B * dy, base = g.log_opacity - g.C * dy * dy;
+        const int r1 = last_row(g, tile);
+        for (int r = first_row(g, tile); r <= r1; ++r) {
+            const T dy = tile.py[r] - g.y, b_dy = g.B * dy, base = g.log_opacity - g.C * dy * dy;
             for (int j = 0; j < NV; ++j) {
                 const V dx = tile.px[j] - g.x;
                 const V power = base - dx * (g.A * dx + b_dy);
-                const Mask<T> visible = power >= cutoff;
+                Mask<T> visible = power >= tile.threshold[r][j];
                 if (!any(visible)) continue;
-                const V alpha = vmin(exp2_nonpositive(vmin(power, V{})), splat<T>(T(ALPHA_MAX)));
-                const V before = transmittance[r][j], weight = alpha * before, after = before - weight;
-                const Mask<T> go = after > T(TRANSMITTANCE_STOP), blend = visible & go;
-                const V shown = select(blend, weight, V{});
+                const V alpha = vmin(fast_exp2(power), splat<T>(T(ALPHA_MAX)));
+                const V before = tile.transmittance[r][j], weight = alpha * before;
+                const Mask<T> go = before - weight > T(TRANSMITTANCE_STOP);
+                if (any(visible & ~go)) tile.stop(r, j, visible, go);
+                const V shown = select(visible, weight, V{});
                 for (int ch = 0; ch < CH; ++ch) color[ch][r][j] += shown * g.color[ch];
-                transmittance[r][j] = select(visible, select(go, after, vmin(before, -before)), before);
+                tile.transmittance[r][j] = before - shown;
             }
         }
     }
@@ -171,7 +179,7 @@ template <class T, int CH> void forward_tile(const BandArgs<T> &band, int tx, in
         const int64_t pixel = int64_t(band.y0 + tile.y0 + r) * band.width + tile.x0;
         T left[TILE_W], out[CH][TILE_W];
         for (int j = 0; j < NV; ++j) {
-            const V t = vmax(transmittance[r][j], -transmittance[r][j]);
+            const V t = tile.transmittance[r][j];
             store<T>(left + j * LANES<T>, t);
             for (int ch = 0; ch < CH; ++ch) store<T>(out[ch] + j * LANES<T>, band.background ? color[ch][r][j] + t * band.background[ch] : color[ch][r][j]);
         }
@@ -186,9 +194,8 @@ template <class T, int CH, bool ABS> void backward_tile(const BandArgs<T> &band,
     constexpr int NV = Tile<T>::NV;
     constexpr int SUMS = 6 + CH + (ABS ? 2 : 0);
     using V = Vec<T>;
-    const Tile<T> tile(band, tx, ty);
-    V transmittance[TILE_H][NV], rest[TILE_H][NV], grad[CH][TILE_H][NV];
-    tile.start(transmittance);
+    Tile<T> tile(band, tx, ty);
+    V rest[TILE_H][NV], grad[CH][TILE_H][NV];
     for (int r = 0; r < TILE_H; ++r) {
         T row_rest[TILE_W] = {}, row_grad[CH][TILE_W] = {};
         const int64_t pixel = int64_t(band.y0 + tile.y0 + r) * band.width + tile.x0;
@@ -208,48 +215,43 @@ template <class T, int CH, bool ABS> void backward_tile(const BandArgs<T> &band,
             for (int ch = 0; ch < CH; ++ch) grad[ch][r][j] = load<T>(row_grad[ch] + j * LANES<T>);
         }
     }
-    const T cutoff = T(LOG2_CUTOFF), unclamped_below = T(LOG2_ALPHA_MAX);
     const uint32_t *list = band.tile_slots + band.tile_offsets[ty * band.tiles_x + tx], *list_end = band.tile_slots + band.tile_offsets[ty * band.tiles_x + tx + 1];
-    for (int countdown = CHECK_FINISHED_EVERY; list < list_end; ++list) {
-        if (--countdown == 0) {
-            if (Tile<T>::finished(transmittance)) break;
-            countdown = CHECK_FINISHED_EVERY;
-        }
+    for (; list < list_end && tile.alive > 0; ++list) {
         const Slot<T> &g = band.slots[*list];
-        const int r0 = g.row0 - tile.y0 > 0 ? g.row0 - tile.y0 : 0, r1 = g.row1 - tile.y0 < TILE_H - 1 ? g.row1 - tile.y0 : TILE_H - 1;
+        const int r1 = last_row(g, tile);
         V sums[SUMS < 8 ? 8 : SUMS];  // moments of dL/dsigma: 1, dx, dy, dx^2, dx dy, dy^2; then the channels
         for (V &s : sums) s = V{};
         bool touched = false;
-        for (int r = r0; r <= r1; ++r) {
-            const T dy = T(band.y0 + tile.y0 + r) + T(0.5) - g.y, b_dy = g.B * dy, base = g.log_opacity - g.C * dy * dy;
+        for (int r = first_row(g, tile); r <= r1; ++r) {
+            const T dy = tile.py[r] - g.y, b_dy = g.B * dy, base = g.log_opacity - g.C * dy * dy, dy2 = dy * dy;
             for (int j = 0; j < NV; ++j) {
                 const V dx = tile.px[j] - g.x;
                 const V power = base - dx * (g.A * dx + b_dy);
-                const Mask<T> visible = power >= cutoff;
+                Mask<T> visible = power >= tile.threshold[r][j];
                 if (!any(visible)) continue;
-                const V alpha = vmin(exp2_nonpositive(vmin(power, V{})), splat<T>(T(ALPHA_MAX)));
-                const V before = transmittance[r][j], weight = alpha * before, after = before - weight;
-                const Mask<T> go = after > T(TRANSMITTANCE_STOP), blend = visible & go;
-                transmittance[r][j] = select(visible, select(go, after, vmin(before, -before)), before);
-                if (!any(blend)) continue;
+                const V alpha = vmin(fast_exp2(power), splat<T>(T(ALPHA_MAX)));
+                const V before = tile.transmittance[r][j], weight = alpha * before;
+                const Mask<T> go = before - weight > T(TRANSMITTANCE_STOP);
+                if (any(visible & ~go)) tile.stop(r, j, visible, go);
                 touched = true;
-                const V shown = select(blend, weight, V{});
+                const V shown = select(visible, weight, V{});
+                tile.transmittance[r][j] = before - shown;
                 V color_grad = g.color[0] * grad[0][r][j];
                 for (int ch = 1; ch < CH; ++ch) color_grad += g.color[ch] * grad[ch][r][j];
                 for (int ch = 0; ch < CH; ++ch) sums[6 + ch] += shown * grad[ch][r][j];
                 const V behind = rest[r][j] - shown * color_grad;
                 rest[r][j] = behind;
-                // alpha dL/dalpha = w (c . g) - alpha R / (1 - alpha);  dL/dsigma is its negative
-                const V v_sigma = select(blend & (power <= unclamped_below), alpha * behind * reciprocal(T(1) - alpha) - weight * color_grad, V{});
-                const V v_dx = v_sigma * dx, v_dy = v_sigma * dy;
+                // alpha dL/dalpha = w (c . g) - alpha R / (1 - alpha);  dL/dsigma is its negative, and 0 where alpha was clamped
+                const V v_sigma = select(visible & (power <= T(LOG2_ALPHA_MAX)), alpha * behind * reciprocal(T(1) - alpha) - weight * color_grad, V{});
+                const V v_dx = v_sigma * dx;
                 sums[0] += v_sigma;
                 sums[1] += v_dx;
-                sums[2] += v_dy;
+                sums[2] += v_sigma * dy;
                 sums[3] += v_dx * dx;
                 sums[4] += v_dx * dy;
-                sums[5] += v_dy * dy;
+                sums[5] += v_sigma * dy2;
                 if (ABS) {
-                    const V gx = T(2) * g.A * v_dx + g.B * v_dy, gy = g.B * v_dx + T(2) * g.C * v_dy;
+                    const V gx = T(2) * g.A * v_dx + g.B * dy * v_sigma, gy = g.B * v_dx + T(2) * g.C * dy * v_sigma;
                     sums[SUMS - 2] += vmax(gx, -gx);
                     sums[SUMS - 1] += vmax(gy, -gy);
                 }

@@ -15,7 +15,8 @@
 namespace l2s {
 namespace L2S_ISA {
 
-#if defined(__AVX512F__)
+#if defined(L2S_VECTOR_BYTES)  // given on the command line: the layout of wide registers can be tested on a CPU without them
+#elif defined(__AVX512F__)
 #define L2S_VECTOR_BYTES 64
 #elif defined(__AVX2__)
 #define L2S_VECTOR_BYTES 32
@@ -66,6 +67,17 @@ L2S_INLINE vec_f vmax(vec_f a, vec_f b) {
 L2S_INLINE vec_d vmin(vec_d a, vec_d b) { return a < b ? a : b; }
 L2S_INLINE vec_d vmax(vec_d a, vec_d b) { return a > b ? a : b; }
 
+L2S_INLINE int count(mask_f m) {
+    int n = 0;
+    for (int i = 0; i < LANES<float>; ++i) n -= m[i];
+    return n;
+}
+L2S_INLINE int count(mask_d m) {
+    int n = 0;
+    for (int i = 0; i < LANES<double>; ++i) n -= int(m[i]);
+    return n;
+}
+
 // True if any lane of the comparison result is set.
 L2S_INLINE bool any(mask_f m) {
 #if defined(__AVX512F__)
@@ -74,7 +86,9 @@ L2S_INLINE bool any(mask_f m) {
     return _mm256_movemask_ps((__m256)m) != 0;
 #else
     const mask_d wide = (mask_d)m;
-    return (wide[0] | wide[1]) != 0;
+    int64_t bits = 0;
+    for (int i = 0; i < LANES<double>; ++i) bits |= wide[i];
+    return bits != 0;
 #endif
 }
 L2S_INLINE bool any(mask_d m) {
@@ -112,18 +126,16 @@ L2S_INLINE vec_f reciprocal(vec_f x) {
 }
 L2S_INLINE vec_d reciprocal(vec_d x) { return 1.0 / x; }
 
-// 2^x for -126 < x <= 0.5. Degree-5 minimax polynomial on [-0.5, 0.5]: relative error 9e-8 plus rounding.
-L2S_INLINE vec_f exp2_nonpositive(vec_f x) {
-    const mask_f n = __builtin_convertvector(x - 0.5f, mask_f);  // truncation of a negative number: round(x)
-    const vec_f f = x - __builtin_convertvector(n, vec_f);
-    vec_f y = 1.3264727262e-3f * f + 9.6715127104e-3f;
-    y = y * f + 5.5507337437e-2f;
-    y = y * f + 2.4022242084e-1f;
-    y = y * f + 6.9314697760e-1f;
-    y = y * f + 1.0f;
-    return (vec_f)((mask_f)y + (n << 23));
+// 2^x for -126 < x < 127 (elsewhere: some number). Degree-5 minimax polynomial on [-0.5, 0.5]: relative error 9e-8 plus rounding.
+// Estrin's scheme: two operations more than Horner's would wait for each other less.
+L2S_INLINE vec_f fast_exp2(vec_f x) {
+    const float magic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer, which then sits in the low bits
+    const vec_f shifted = x + magic, f = x - (shifted - magic), f2 = f * f;
+    const vec_f low = 6.9314697760e-1f * f + 1.0f, mid = 5.5507337437e-2f * f + 2.4022242084e-1f, high = 1.3264727262e-3f * f + 9.6715127104e-3f;
+    const vec_f y = (high * f2 + mid) * f2 + low;
+    return (vec_f)((mask_f)y + ((mask_f)shifted << 23));
 }
-L2S_INLINE vec_d exp2_nonpositive(vec_d x) {  // float64 is for tests: the library's accuracy, one lane at a time
+L2S_INLINE vec_d fast_exp2(vec_d x) {  // float64 is for tests: the library's accuracy, one lane at a time
     for (int i = 0; i < LANES<double>; ++i) x[i] = std::exp2(x[i]);
     return x;
 }
