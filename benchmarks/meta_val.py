@@ -70,7 +70,8 @@ def main() -> int:
                 continue
             own = curve(path, "learned", {"weights": args.weights}, seed, args)
             rows.append([a - b for a, b in zip(own, reference)])
-            print(f"{path.name:12} seed {seed}  " + "  ".join(f"{x:+.2f}" for x in rows[-1]) + f"   last {own[-1]:.2f}, best {max(own):.2f}", flush=True)
+            differences = "  ".join(f"{x:+.2f}" for x in rows[-1])
+            print(f"{path.name:12} seed {seed}  {differences}   last {own[-1]:.2f}, best {max(own):.2f}", flush=True)
     if not rows:
         return 0
     mean = [sum(column) / len(rows) for column in zip(*rows)]

@@ -31,7 +31,7 @@ from ..scenes.procedural import LAYOUTS
 from .config import MetaConfig
 
 PROCEDURAL_VIEWS = 20
-MIN_SPARSE_POINTS = 60  # Fewer seen points than this make no scene.
+MIN_SPARSE_POINTS = 30  # Fewer seen points than this make no scene.
 MAX_SPARSE_TARGETS = 4
 DEPTH_NOISE = (0.01, 0.1)  # Relative, log-uniform: from good to poor feed-forward depth.
 MESSY_START_SHARE = 0.3  # Of the starts: wrong scales and displaced points.
