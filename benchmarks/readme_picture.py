@@ -5,10 +5,12 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import matplotlib
 import torch
+from PIL import Image
 
 from learn2splat.fit import Progress, fit, rendered
 from learn2splat.gaussians import init_from_points
@@ -25,10 +27,10 @@ MAX_BYTES = 300_000
 
 
 def main() -> None:
-    scene = make_procedural_scene(seed=0, layout="orbit")
+    scene = make_procedural_scene(seed=0, layout="orbit", width=160, height=120, num_points=2500)
     start = init_from_points(scene.points, scene.colors)
     photo = scene.test_idx[1]
-    figure = plt.figure(figsize=(11, 3.9), layout="constrained")
+    figure = plt.figure(figsize=(11, 3.1), layout="constrained")
     grid = figure.add_gridspec(2, len(SHOWN) + 3, width_ratios=[1.15, *[1] * len(SHOWN), 0.05, 2.0])
     axes = figure.add_subplot(grid[:, 0])
     axes.imshow(scene.image(photo))
@@ -59,7 +61,9 @@ def main() -> None:
     curves.grid(alpha=0.3)
     curves.legend(frameon=False, fontsize=9)
     curves.spines[["top", "right"]].set_visible(False)
-    figure.savefig(PICTURE, dpi=110)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, dpi=110)
+    Image.open(buffer).convert("RGB").quantize(256).save(PICTURE, optimize=True)
     size = PICTURE.stat().st_size
     print(f"{PICTURE}: {size} bytes")
     if size > MAX_BYTES:

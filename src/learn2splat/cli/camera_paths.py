@@ -16,7 +16,6 @@ from typing import Literal
 import numpy as np
 import torch
 from scipy.interpolate import PchipInterpolator
-from scipy.spatial.transform import Rotation, RotationSpline
 from torch import Tensor
 
 from ..scenes import Scene
@@ -25,7 +24,8 @@ PathName = Literal["spiral", "orbit", "interpolate"]
 SPIRAL_TURNS = 2
 FULL_TURN_GAP = np.deg2rad(100)  # Cameras that leave no larger gap in azimuth have seen the subject from all around.
 AZIMUTH_WIDTH = np.deg2rad(25)  # How far, along the orbit, heights and distances of cameras are averaged.
-FRAMES_PER_KEY = 20  # Of `interpolate`: fewer frames from one camera to the next look hasty.
+FRAMES_PER_KEY = 15  # Of `interpolate`: fewer frames from one camera to the next look hasty.
+MIN_KEYS = 8  # A tour around something through fewer cameras would cut through it.
 
 
 def camera_path(scene: Scene, name: PathName, frames: int) -> Tensor:
@@ -108,17 +108,18 @@ def _orbit(poses: np.ndarray, frames: int) -> np.ndarray:
 
 
 def _interpolate(poses: np.ndarray, frames: int) -> np.ndarray:
-    """Through cameras spread over all of them, in an order that makes the tour short; positions and rotations are splines of the way gone."""
-    keys = poses[_tour(poses, max(2, frames // FRAMES_PER_KEY))]
+    """Through cameras spread over all of them, in an order that makes the tour short. Centres, points looked at and up directions are splines of
+    the way gone: interpolated rotations would look past the subject between two cameras that face each other."""
+    keys = poses[_tour(poses, max(MIN_KEYS, frames // FRAMES_PER_KEY))]
     if len(keys) == 1:
         return np.repeat(keys, frames, axis=0)
-    steps = np.linalg.norm(np.diff(keys[:, :3, 3], axis=0), axis=1) + _turn(keys[:-1], keys[1:])
+    centres, forward = keys[:, :3, 3], keys[:, :3, 2]
+    depths = np.clip(((subject(poses) - centres) * forward).sum(1, keepdims=True), 0.3, 3.0)
+    steps = np.linalg.norm(np.diff(centres, axis=0), axis=1) + _turn(keys[:-1], keys[1:])
     way = np.concatenate([[0.0], np.cumsum(np.maximum(steps, 1e-3))])
-    at = np.linspace(0, way[-1], frames)
-    out = np.tile(np.eye(4), (frames, 1, 1))
-    out[:, :3, 3] = PchipInterpolator(way, keys[:, :3, 3])(at)  # keeps between its keys, where a cubic spline would swing out
-    out[:, :3, :3] = RotationSpline(way, Rotation.from_matrix(keys[:, :3, :3]))(at).as_matrix()
-    return out
+    numbers = np.concatenate([centres, centres + depths * forward, -keys[:, :3, 1]], axis=1)
+    centre, target, up = np.split(PchipInterpolator(way, numbers)(np.linspace(0, way[-1], frames)), 3, axis=1)  # does not swing out between keys
+    return look_at(centre, target, up)
 
 
 def _tour(poses: np.ndarray, count: int) -> list[int]:

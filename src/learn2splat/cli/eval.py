@@ -33,7 +33,8 @@ class Eval(Command):
         if self.json:
             print(to_json({"psnr": psnr, "ssim": ssim, "num_gaussians": len(gaussians), "photos": [asdict(s) for s in scores]}))
             return
-        table = Table(title=f"{scene.name}, {config['options']['optimizer']}: {len(gaussians)} Gaussians on {len(scores)} held-out photos")
+        print(f"{scene.name}, {config['options']['optimizer']}: {len(gaussians)} Gaussians, {len(scores)} held-out photos")
+        table = Table()
         table.add_column("photo", overflow="fold")
         table.add_column("PSNR (dB)", justify="right")
         table.add_column("SSIM", justify="right")
