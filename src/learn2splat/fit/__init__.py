@@ -4,7 +4,8 @@ from .evaluate import PhotoScore as PhotoScore
 from .evaluate import mean_score as mean_score
 from .evaluate import rendered as rendered
 from .evaluate import score as score
-from .loop import CurvePoint as CurvePoint
-from .loop import FitResult as FitResult
-from .loop import Progress as Progress
+from .loop import FitRun as FitRun
 from .loop import fit as fit
+from .records import CurvePoint as CurvePoint
+from .records import FitResult as FitResult
+from .records import Progress as Progress

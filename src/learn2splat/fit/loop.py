@@ -1,4 +1,5 @@
 """`fit`: the one loop that optimizes the Gaussians of a scene, whatever the update rule. The command line runs this very function.
+`FitRun` is the same run in hand: whoever holds it decides when the next step is made (`bench` interleaves several).
 
     choose views -> render -> photometric loss (sum over views) -> gradients -> optimizer.step -> evaluate and save now and then
 
@@ -24,69 +25,13 @@ from ..optimizers import OptState, Task, UpdateRule, make_optimizer
 from ..scenes import Scene
 from .checkpoint import check_same_run, fingerprint, group, has_checkpoint, load_checkpoint, named, rule_fingerprint, save_checkpoint
 from .evaluate import by_size, mean_score, render_photos, score
+from .records import CurvePoint, FitResult, Progress
 from .views import ViewSampler
 
 DEFAULT_STEPS = 1000  # When neither steps nor seconds are given.
 EARLY_EVALS = (0, 10, 30, 100, 300, 1000)  # The curve is read on a logarithmic axis, ...
 EVAL_EVERY = 2000  # ... and then at every multiple of this.
 AVERAGE_FROM = 100  # Before this step the average lags behind too far to help (NOTES.md section 2, point 3).
-
-
-@dataclass(frozen=True)
-class CurvePoint:
-    """Held-out quality after `step` inner steps, which took `seconds` of optimization: means over photos, PSNR in dB."""
-
-    step: int
-    seconds: float
-    psnr: float
-    ssim: float
-
-
-@dataclass(frozen=True)
-class Progress:
-    """What a progress bar may want to know after a step."""
-
-    step: int
-    seconds: float
-    loss: float  # Inner loss per view of this step, before its update.
-    curve: tuple[CurvePoint, ...]
-    gaussians: Gaussians  # As they would be evaluated after this step.
-
-
-@dataclass(frozen=True)
-class FitResult:
-    """What a run ends with.
-
-    Attributes:
-        gaussians: normalised frame of the scene, no gradients.
-        curve: held-out quality over the run, in order of steps; its last point is that of `gaussians` unless `interrupted`.
-        steps, seconds: inner steps done and the time they took, evaluation and saving not counted.
-        diverged: a parameter or the loss became non-finite; `gaussians` are the last ones before that.
-        interrupted: `should_stop` ended the run early.
-    """
-
-    optimizer: str
-    gaussians: Gaussians
-    curve: tuple[CurvePoint, ...]
-    steps: int
-    seconds: float
-    diverged: bool
-    interrupted: bool
-
-    @property
-    def psnr(self) -> float:
-        """Held-out PSNR at the end, dB; NaN if nothing was evaluated before an interruption."""
-        return self.curve[-1].psnr if self.curve else math.nan
-
-    @property
-    def ssim(self) -> float:
-        """Held-out SSIM at the end."""
-        return self.curve[-1].ssim if self.curve else math.nan
-
-    @property
-    def best_psnr(self) -> float:
-        """The largest held-out PSNR of the curve; minus `psnr` it tells how far the run degraded. Not that of `gaussians`."""
-        return max((point.psnr for point in self.curve), default=math.nan)
 
 
 @dataclass
@@ -97,7 +42,9 @@ class _Run:
     state: OptState
     average: Gaussians | None
     step: int = 0
-    seconds: float = 0.0
+    seconds: float = 0.0  # wall clock of the steps; evaluation and saving not counted
+    cpu_seconds: float = 0.0  # the same, processor time of all threads
+    update_seconds: float = 0.0  # the part of `seconds` that is the update rule's; the rest is views, rendering, loss and gradients
     curve: list[CurvePoint] = field(default_factory=list)
     diverged: bool = False
 
@@ -109,6 +56,106 @@ class _Run:
 def default_eval_steps(step: int) -> bool:
     """Whether the curve has a point at `step`: 0, 10, 30, 100, 300, 1000, 2000, 4000, then every 2000."""
     return step in EARLY_EVALS or step % EVAL_EVERY == 0
+
+
+class FitRun:
+    """A run that is advanced from outside. `advance` makes one step, `evaluate` adds a point to the curve, `save` writes a checkpoint.
+
+    After any sequence of calls its Gaussians are those of `fit` after as many steps, to the bit.
+    """
+
+    def __init__(
+        self,
+        scene: Scene,
+        gaussians: Gaussians,
+        rule: UpdateRule,
+        *,
+        steps: int | None = None,
+        max_seconds: float | None = None,
+        horizon: int | None = None,
+        views_per_step: int = 8,
+        seed: int = 0,
+        average: bool = False,
+        checkpoint: Path | None = None,
+        resume: bool = False,
+    ) -> None:
+        """
+        Args:
+            steps, max_seconds: what ends the run, whichever comes first; they may be changed on the way.
+            horizon: of rules that have a schedule, where it is not `steps`.
+
+        The others, and what is raised, are those of `fit`.
+        """
+        check_options(scene, gaussians, steps=steps, max_seconds=max_seconds, views_per_step=views_per_step, save_every=1.0)
+        self.scene, self.rule, self.steps, self.max_seconds, self.folder = scene, rule, steps, max_seconds, checkpoint
+        self.train = list(scene.train_idx)
+        self.sampler = ViewSampler(scene.camtoworlds[self.train, :3, 3], views_per_step, torch.Generator().manual_seed(seed))
+        options = {"views_per_step": self.sampler.views_per_step, "seed": seed, "average": average}
+        self.identity = {**fingerprint(scene, gaussians), **rule_fingerprint(rule), **options} if checkpoint else {}
+        self.loss = math.nan  # inner loss per view of the last step, before its update
+        if checkpoint and resume and has_checkpoint(checkpoint):
+            self._run = _load(checkpoint, self.sampler, self.identity, gaussians.means.device)
+        else:
+            start = gaussians.detach().clone()
+            # Cameras all in one place have no extent; the subject's distance, 1 in the normalised frame, is then the natural unit.
+            horizon = steps if horizon is None else horizon
+            task = Task(scene_scale=scene.scene_scale or 1.0, views_per_step=self.sampler.views_per_step, steps=horizon)
+            state = rule.init(start, task, torch.Generator().manual_seed(seed))
+            self._run = _Run(start, state, start if average else None)
+        self._good = self._run  # The last state whose parameters and loss were finite.
+
+    step = property(lambda self: self._run.step, doc="Inner steps done.")
+    seconds = property(lambda self: self._run.seconds, doc="Wall clock of the steps done; evaluation and saving not counted.")
+    cpu_seconds = property(lambda self: self._run.cpu_seconds, doc="Processor time of the steps done, over all threads.")
+    update_seconds = property(lambda self: self._run.update_seconds, doc="The part of `seconds` that the update rule took.")
+    diverged = property(lambda self: self._run.diverged, doc="Whether a parameter or the loss became non-finite.")
+    curve = property(lambda self: tuple(self._run.curve), doc="Points that `evaluate` has made, in order of steps.")
+    gaussians = property(lambda self: self._run.shown(), doc="What is evaluated and returned.")
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run has diverged, or reached its steps or seconds."""
+        timed_out = self.max_seconds is not None and self.seconds >= self.max_seconds
+        return self.diverged or timed_out or (self.steps is not None and self.step >= self.steps)
+
+    def evaluate(self) -> bool:
+        """Add the held-out quality of now to the curve; False if it has it already."""
+        if self._run.curve and self._run.curve[-1].step == self.step:
+            return False
+        self._run.curve.append(CurvePoint(self.step, self.seconds, *mean_score(score(self.scene, self.gaussians))))
+        return True
+
+    def advance(self) -> None:
+        """One inner step. If it yields something non-finite, the run goes back to its last sound state and has diverged."""
+        run = self._run
+        began, cpu_began = time.perf_counter(), time.process_time()
+        views = [self.train[i] for i in self.sampler.next()]
+        total, grads = loss_and_gradients(self.scene, run.gaussians, views)
+        self.loss = total / len(views)
+        update_began = time.perf_counter()
+        new = None
+        if math.isfinite(total):
+            self._good = run
+            new_gaussians, new_state = self.rule.step(run.gaussians, grads, run.state)
+            if new_gaussians.is_finite():
+                new = replace(run, gaussians=new_gaussians, state=new_state, average=_averaged(run, new_gaussians), step=run.step + 1)
+        ended = time.perf_counter()
+        self._run = replace(
+            new or self._good,
+            seconds=run.seconds + ended - began,
+            cpu_seconds=run.cpu_seconds + time.process_time() - cpu_began,
+            update_seconds=run.update_seconds + ended - update_began,
+            curve=run.curve if new else [point for point in run.curve if point.step <= self._good.step],
+            diverged=new is None,
+        )
+
+    def save(self) -> None:
+        """Replace the checkpoint in the folder that was given."""
+        _save(self.folder, self._run, self.sampler, self.identity)
+
+    def result(self, interrupted: bool = False) -> FitResult:
+        """What the run has reached."""
+        return FitResult(self.rule.name, self.gaussians, self.curve, self.step, self.seconds, self.diverged, interrupted)
 
 
 def fit(
@@ -157,56 +204,36 @@ def fit(
     is_eval_step = default_eval_steps if eval_at is None else set(eval_at).__contains__
     folder = None if checkpoint is None else Path(checkpoint)
 
-    train = list(scene.train_idx)
-    sampler = ViewSampler(scene.camtoworlds[train, :3, 3], views_per_step, torch.Generator().manual_seed(seed))
-    options = {"views_per_step": sampler.views_per_step, "seed": seed, "average": average}
-    identity = {**fingerprint(scene, gaussians), **rule_fingerprint(rule), **options} if folder else {}
-    if folder and resume and has_checkpoint(folder):
-        run = _load(folder, sampler, identity, gaussians.means.device)
-    else:
-        start = gaussians.detach().clone()
-        # Cameras all in one place have no extent; the subject's distance, 1 in the normalised frame, is then the natural unit.
-        task = Task(scene_scale=scene.scene_scale or 1.0, views_per_step=sampler.views_per_step, steps=steps)
-        state = rule.init(start, task, torch.Generator().manual_seed(seed))
-        run = _Run(start, state, start if average else None)
-
-    good = run  # The last state whose parameters and loss were finite.
-    loss = math.nan
-    interrupted = False
+    run = FitRun(
+        scene,
+        gaussians,
+        rule,
+        steps=steps,
+        max_seconds=max_seconds,
+        views_per_step=views_per_step,
+        seed=seed,
+        average=average,
+        checkpoint=folder,
+        resume=resume,
+    )
     last_save = time.monotonic()
 
     def report() -> None:
         if on_step:
-            on_step(Progress(run.step, run.seconds, loss, tuple(run.curve), run.shown()))
+            on_step(Progress(run.step, run.seconds, run.loss, run.curve, run.gaussians))
 
     while True:
-        finished = run.diverged or (steps is not None and run.step >= steps) or (max_seconds is not None and run.seconds >= max_seconds)
-        if (finished or is_eval_step(run.step)) and not (run.curve and run.curve[-1].step == run.step):
-            run.curve.append(CurvePoint(run.step, run.seconds, *mean_score(score(scene, run.shown()))))
+        finished = run.finished
+        if (finished or is_eval_step(run.step)) and run.evaluate():
             report()
         interrupted = not finished and should_stop is not None and should_stop()
         if folder and (finished or interrupted or time.monotonic() - last_save >= save_every):
-            _save(folder, run, sampler, identity)
+            run.save()
             last_save = time.monotonic()
         if finished or interrupted:
-            break
-
-        began = time.perf_counter()
-        views = [train[i] for i in sampler.next()]
-        total, grads = loss_and_gradients(scene, run.gaussians, views)
-        loss = total / len(views)
-        new = None
-        if math.isfinite(total):
-            good = run
-            new_gaussians, new_state = rule.step(run.gaussians, grads, run.state)
-            if new_gaussians.is_finite():
-                new = replace(run, gaussians=new_gaussians, state=new_state, average=_averaged(run, new_gaussians), step=run.step + 1)
-        seconds = run.seconds + time.perf_counter() - began
-        curve = run.curve if new else [point for point in run.curve if point.step <= good.step]
-        run = replace(new or good, seconds=seconds, curve=curve, diverged=new is None)
+            return run.result(interrupted)
+        run.advance()
         report()
-
-    return FitResult(rule.name, run.shown(), tuple(run.curve), run.step, run.seconds, run.diverged, interrupted)
 
 
 def loss_and_gradients(scene: Scene, gaussians: Gaussians, views: list[int]) -> tuple[float, Gaussians]:
@@ -238,6 +265,8 @@ def _save(folder: Path, run: _Run, sampler: ViewSampler, identity: dict) -> None
         "run": identity,
         "step": run.step,
         "seconds": run.seconds,
+        "cpu_seconds": run.cpu_seconds,
+        "update_seconds": run.update_seconds,
         "curve": [asdict(point) for point in run.curve],
         "diverged": run.diverged,
         "optimizer": state_info,
@@ -259,6 +288,8 @@ def _load(folder: Path, sampler: ViewSampler, identity: dict, device: torch.devi
             average=Gaussians(**average) if average else None,
             step=info["step"],
             seconds=info["seconds"],
+            cpu_seconds=info["cpu_seconds"],
+            update_seconds=info["update_seconds"],
             curve=[CurvePoint(**point) for point in info["curve"]],
             diverged=info["diverged"],
         )

@@ -1,0 +1,65 @@
+"""What a fit reports while it runs and what it ends with."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from ..gaussians.record import Gaussians
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """Held-out quality after `step` inner steps, which took `seconds` of optimization: means over photos, PSNR in dB."""
+
+    step: int
+    seconds: float
+    psnr: float
+    ssim: float
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a progress bar may want to know after a step."""
+
+    step: int
+    seconds: float
+    loss: float  # Inner loss per view of this step, before its update.
+    curve: tuple[CurvePoint, ...]
+    gaussians: Gaussians  # As they would be evaluated after this step.
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What a run ends with.
+
+    Attributes:
+        gaussians: normalised frame of the scene, no gradients.
+        curve: held-out quality over the run, in order of steps; its last point is that of `gaussians` unless `interrupted`.
+        steps, seconds: inner steps done and the time they took, evaluation and saving not counted.
+        diverged: a parameter or the loss became non-finite; `gaussians` are the last ones before that.
+        interrupted: `should_stop` ended the run early.
+    """
+
+    optimizer: str
+    gaussians: Gaussians
+    curve: tuple[CurvePoint, ...]
+    steps: int
+    seconds: float
+    diverged: bool
+    interrupted: bool
+
+    @property
+    def psnr(self) -> float:
+        """Held-out PSNR at the end, dB; NaN if nothing was evaluated before an interruption."""
+        return self.curve[-1].psnr if self.curve else math.nan
+
+    @property
+    def ssim(self) -> float:
+        """Held-out SSIM at the end."""
+        return self.curve[-1].ssim if self.curve else math.nan
+
+    @property
+    def best_psnr(self) -> float:
+        """The largest held-out PSNR of the curve; minus `psnr` it tells how far the run degraded. Not that of `gaussians`."""
+        return max((point.psnr for point in self.curve), default=math.nan)
