@@ -13,6 +13,7 @@ from .losses import photometric_loss as photometric_loss
 from .losses import psnr as psnr
 from .losses import ssim as ssim
 from .optimizers import make_optimizer as make_optimizer
+from .optimizers import register_optimizer as register_optimizer
 from .render import rasterize as rasterize
 from .scenes import Scene as Scene
 from .scenes import load_scene as load_scene
@@ -30,5 +31,6 @@ __all__ = [
     "photometric_loss",
     "psnr",
     "rasterize",
+    "register_optimizer",
     "ssim",
 ]

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from ..errors import OptionError
+from ._external import import_factory
 from .adam import AUTO, GSPLAT, TUNED, Adam, AdamConfig
 from .base import OptState as OptState
 from .base import Task as Task
@@ -27,8 +28,24 @@ OPTIMIZERS: dict[str, str] = {
 }
 
 
+def register_optimizer(name: str, factory: Callable[..., UpdateRule]) -> None:
+    """Make `make_optimizer(name, **options)` return `factory(**options)`, so that `fit` and `bench` know the rule by this name.
+
+    Registering a name again replaces the factory, except those of `OPTIMIZERS`.
+
+    Raises:
+        OptionError: the name is taken by this package, or is not one that fits into lists and file names.
+    """
+    if name in OPTIMIZERS:
+        raise OptionError(f"the name {name!r} belongs to an optimizer of this package: register yours under another name")
+    if not name.replace("-", "").replace("_", "").isalnum():
+        raise OptionError(f"the name of an optimizer is made of letters, digits, '-' and '_', got {name!r}")
+    _REGISTERED[name] = factory
+
+
 def make_optimizer(name: str, **options: object) -> UpdateRule:
-    """The update rule called `name` (a key of `OPTIMIZERS`).
+    """The update rule called `name`: a key of `OPTIMIZERS`, a registered name, or where its factory is: `module:factory` or `path/to/file.py:factory`
+    (which runs that code).
 
     Args:
         options: replace constants of the rule, by the field names of its configuration (`AdamConfig`, `SGDConfig`, `NominalConfig`); for the
@@ -37,10 +54,14 @@ def make_optimizer(name: str, **options: object) -> UpdateRule:
     Raises:
         OptionError: unknown name or option, or a value that makes no sense.
     """
-    if name not in OPTIMIZERS:
-        raise OptionError(f"unknown optimizer {name!r}: choose one of {', '.join(OPTIMIZERS)}")
+    if name in OPTIMIZERS:
+        build = _build
+    elif name in _REGISTERED or ":" in name:
+        build = _build_external
+    else:
+        raise OptionError(f"unknown optimizer {name!r}: choose one of {', '.join([*OPTIMIZERS, *_REGISTERED])}, or module:factory")
     try:
-        return _build(name, options)
+        return build(name, options)
     except TypeError as error:  # an unknown keyword, named in the error's text
         raise OptionError(f"optimizer {name}: {error}; see its configuration class for the options") from error
 
@@ -54,6 +75,16 @@ def _build(name: str, options: dict) -> UpdateRule:
     return _PLAIN[name](options)
 
 
+def _build_external(name: str, options: dict) -> UpdateRule:
+    """A rule from outside this package."""
+    factory = _REGISTERED[name] if name in _REGISTERED else import_factory(name)
+    rule = factory(**options)
+    if not isinstance(rule, UpdateRule):
+        raise OptionError(f"optimizer {name}: its factory must return a learn2splat.optimizers.UpdateRule, got {type(rule).__name__}")
+    return rule
+
+
+_REGISTERED: dict[str, Callable[..., UpdateRule]] = {}
 _PLAIN: dict[str, Callable[[dict], UpdateRule]] = {
     "adam": lambda options: Adam(AdamConfig(**options)),
     "adam-tuned": lambda options: Adam(replace(TUNED, **options), "adam-tuned"),
