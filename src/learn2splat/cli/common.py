@@ -1,12 +1,8 @@
-"""What the subcommands share: the base class, devices, signals, and JSON that every reader accepts."""
+"""What the subcommands share: the base class, devices, signals."""
 
 from __future__ import annotations
 
 import abc
-import json
-import math
-import os
-import platform
 import signal
 import sys
 import threading
@@ -19,8 +15,9 @@ from typing import Annotated, Literal
 import torch
 import tyro
 
-from .. import __version__
 from ..errors import BackendError
+from ..fit.files import to_json as to_json
+from ..machine import machine as machine
 
 DeviceName = Literal["cpu", "cuda"]
 
@@ -81,44 +78,6 @@ def stop_on_signals() -> Iterator[Callable[[], bool]]:
         restore()
 
 
-def to_json(value: object, *, indent: int | None = None) -> str:
-    """Strict JSON: NaN and infinities, which JSON does not have, become null."""
-    return json.dumps(_finite(value), indent=indent, allow_nan=False)
-
-
-def _finite(value: object) -> object:
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
 def note(text: str) -> None:
     """A line for the user on stderr; stdout is for results."""
     print(text, file=sys.stderr, flush=True)
-
-
-def machine() -> dict[str, object]:
-    """Where numbers were measured: processor, threads, versions."""
-    return {
-        "cpu": _cpu_name(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "system": f"{platform.system()} {platform.machine()}",
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "learn2splat": __version__,
-    }
-
-
-def _cpu_name() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text(errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
-
-

@@ -1,7 +1,9 @@
-"""Writing files so that a reader never sees half of one: into a temporary file beside it, onto the disk, then renamed."""
+"""Writing files so that a reader never sees half of one: into a temporary file beside it, onto the disk, then renamed. And strict JSON."""
 
 from __future__ import annotations
 
+import json
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -47,3 +49,16 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def to_json(value: object, *, indent: int | None = None) -> str:
+    """Strict JSON: NaN and infinities, which JSON does not have, become null."""
+    return json.dumps(_finite(value), indent=indent, allow_nan=False)
+
+
+def _finite(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
