@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from learn2splat.meta import MetaConfig, with_scheme
-from learn2splat.meta.buffer import FIRST_AGE, Buffer, rollout_bound
+from learn2splat.meta.buffer import FIRST_AGE, Buffer, rollout_bound, unroll_bounds
 from learn2splat.meta.tasks import Dice
 
 
@@ -48,6 +48,12 @@ def test_rollouts_grow():
     assert rollout_bound(replace(config, rollout=0), 0, 10_000) == 0
 
 
+def test_late_pieces_are_longer():
+    config = MetaConfig()
+    assert [unroll_bounds(config, age) for age in (0, 128, 200, 256, 2000)] == [(8, 32), (8, 32), (8, 50), (8, 64), (8, 64)]
+    assert unroll_bounds(with_scheme(config, "greedy"), 2000) == (1, 6)
+
+
 def test_ages_come_out_log_uniform():
     """Visits of episodes that are always resumed first, counted in octaves of age + FIRST_AGE."""
     config, dice = MetaConfig(), Dice(0)
@@ -57,7 +63,7 @@ def test_ages_come_out_log_uniform():
         age = 0
         while True:
             octaves[min(6, int(math.log2((age + FIRST_AGE) / FIRST_AGE)))] += 1
-            new = age + dice.integer(*config.unroll) + dice.integer(1, rollout_bound(config, age, 10))
+            new = age + dice.integer(*unroll_bounds(config, age)) + dice.integer(1, rollout_bound(config, age, 10))
             if not buffer.wants(age, new, True, dice):
                 break
             age = new

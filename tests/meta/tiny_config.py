@@ -11,6 +11,7 @@ TINY = {
     "procedural_share": 0.0,
     "procedural_pool": 3,
     "unroll": (2, 4),
+    "late_unroll": 4,
     "rollout": 3,
     "buffer": 3,
     "lr": 3e-3,

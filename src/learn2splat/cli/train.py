@@ -15,7 +15,7 @@ from rich.console import Console
 
 from ..errors import OptionError
 from ..fit.files import atomic_write
-from ..meta import PRESETS, MetaConfig, MetaStep, find_scenes, has_save, train, with_scheme
+from ..meta import PRESETS, MetaConfig, MetaStep, find_scenes, has_save, is_first_process, train, with_scheme
 from .common import Command, Flag, Interrupted, MaybeFloat, MaybeInt, machine, note, stop_on_signals, to_json
 
 CONFIG = "config.json"
@@ -82,13 +82,9 @@ class Train(Command):
         if self.max_minutes is not None and not self.max_minutes > 0:
             raise OptionError(f"--max-minutes must be above 0, got {self.max_minutes}")
         data = find_scenes(self.data)
-        self._prepare()
-        about = {
-            "command": ["learn2splat", *sys.argv[1:]], "config": asdict(config), "data": [str(folder) for folder in data], "machine": machine(),
-        }  # fmt: skip
-        atomic_write(self.out / CONFIG, to_json(about, indent=1))
-        note(f"meta-training {config.architecture} by {config.scheme} on {config.procedural_pool} procedural scenes and {len(data)} of photos; "
-             "loss: L1 + SSIM (no LPIPS: its weights cannot be had offline)")  # fmt: skip
+        self._check()
+        if is_first_process():
+            self._announce(config, data)
         with stop_on_signals() as should_stop, TrainProgress(config.meta_steps) as progress:
             result = train(
                 config,
@@ -103,7 +99,8 @@ class Train(Command):
             stopped = should_stop()
         if stopped and not result.finished:
             raise Interrupted(f"stopped at meta-step {result.step}; everything is saved in {self.out}, go on with --resume and the same options")
-        print(f"Meta-step {result.step} of {config.meta_steps} after {result.seconds / 60:.1f} min. Weights: {result.weights}")
+        if is_first_process():
+            print(f"Meta-step {result.step} of {config.meta_steps} after {result.seconds / 60:.1f} min. Weights: {result.weights}")
 
     def config(self) -> MetaConfig:
         """The preset with the options that were given."""
@@ -119,18 +116,27 @@ class Train(Command):
         changes |= {name: type(getattr(config, name))(0) for name, left_out in without.items() if left_out}
         return replace(config, seed=self.seed, **changes)
 
-    def _prepare(self) -> None:
-        """Refuses to write over another run; with --overwrite that goes, but for its procedural scenes."""
+    def _announce(self, config: MetaConfig, data: list[Path]) -> None:
+        """Makes the folder ready, and says what is about to happen."""
+        about = {
+            "command": ["learn2splat", *sys.argv[1:]], "config": asdict(config), "data": [str(folder) for folder in data], "machine": machine(),
+        }  # fmt: skip
+        if self.overwrite:  # Procedural scenes stay: they do not depend on the run.
+            shutil.rmtree(self.out / "resume", ignore_errors=True)
+        atomic_write(self.out / CONFIG, to_json(about, indent=1))
+        if self.resume and not has_save(self.out):
+            note(f"note: nothing saved in {self.out} yet, starting at meta-step 0")
+        note(f"meta-training {config.architecture} by {config.scheme} on {config.procedural_pool} procedural scenes and {len(data)} of photos; "
+             "loss: L1 + SSIM (no LPIPS: its weights cannot be had offline)")  # fmt: skip
+
+    def _check(self) -> None:
+        """Refuses to write over another run."""
         if self.resume and self.overwrite:
             raise OptionError("--resume and --overwrite exclude each other: go on with the run, or start it again")
         if self.out.exists() and not self.out.is_dir():
             raise OptionError(f"--out must be a folder, and {self.out} is a file")
         if has_save(self.out) and not self.resume and not self.overwrite:
             raise OptionError(f"{self.out} already holds a training run: add --resume to go on with it, or --overwrite to start again")
-        if self.overwrite:
-            shutil.rmtree(self.out / "resume", ignore_errors=True)
-        if self.resume and not has_save(self.out):
-            note(f"note: nothing saved in {self.out} yet, starting at meta-step 0")
 
 
 class TrainProgress:

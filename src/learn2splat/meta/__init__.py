@@ -8,3 +8,4 @@ from .train import MetaStep as MetaStep
 from .train import TrainResult as TrainResult
 from .train import has_save as has_save
 from .train import train as train
+from .workers import is_first_process as is_first_process

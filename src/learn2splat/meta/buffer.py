@@ -50,9 +50,15 @@ def rollout_bound(config: MetaConfig, age: int, meta_step: int) -> int:
     return min(int(grown), max(8, age)) if config.log_ages else int(grown)
 
 
+def unroll_bounds(config: MetaConfig, age: int) -> tuple[int, int]:
+    """Least and most inner steps to unroll at an age."""
+    low, high = config.unroll
+    return low, max(high, min(age // 4, config.late_unroll))
+
+
 def advance(config: MetaConfig, age: int) -> float:
     """Steps that a visit adds on average, once the rollout has grown."""
-    return sum(config.unroll) / 2 + rollout_bound(config, age, config.rollout_growth) / 2
+    return sum(unroll_bounds(config, age)) / 2 + rollout_bound(config, age, config.rollout_growth) / 2
 
 
 def survival(config: MetaConfig, age: int) -> float:

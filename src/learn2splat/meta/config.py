@@ -41,7 +41,8 @@ class MetaConfig:
 
     # Inner steps.
     unroll: tuple[int, int] = (8, 32)  # Uniform: back-propagated inner steps.
-    max_graph: int = 20_000  # Gaussians times unrolled steps: bounds memory, and the time of one meta-step.
+    late_unroll: int = 64  # Horizon: the upper bound grows to this with a quarter of the age, because late progress is slow and noise is not.
+    max_graph: int = 32_000  # Gaussians times unrolled steps: bounds memory, and the time of one meta-step.
     rollout: int = 48  # At most so many steps with frozen weights before an episode is stored; 0: no rollout.
     rollout_growth: int = 1  # Meta-steps over which that bound grows from 1.
 
@@ -92,8 +93,8 @@ def with_scheme(config: MetaConfig, scheme: Scheme) -> MetaConfig:
     if scheme == "greedy":
         return _greedy(config)
     own = (
-        "unroll", "rollout", "rollout_growth", "buffer", "fill_first", "resume_probability", "insert_probability", "return_probability",
-        "log_ages", "delta_weight", "stability_weight", "target_views", "context_views",
+        "unroll", "late_unroll", "rollout", "rollout_growth", "buffer", "fill_first", "resume_probability", "insert_probability",
+        "return_probability", "log_ages", "delta_weight", "stability_weight", "target_views", "context_views",
     )  # fmt: skip
     default = MetaConfig()
     return replace(config, scheme=scheme, **{name: getattr(default, name) for name in own})
@@ -105,6 +106,7 @@ def _greedy(config: MetaConfig) -> MetaConfig:
         config,
         scheme="greedy",
         unroll=(1, 6),
+        late_unroll=6,
         rollout=50,
         rollout_growth=10_000,
         buffer=20,

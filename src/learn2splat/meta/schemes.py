@@ -25,6 +25,7 @@ from ..losses import photometric_loss
 from ..optimizers import OptState, UpdateRule
 from ..optimizers.nominal import Nominal, NominalConfig
 from ..scenes import Scene
+from .buffer import unroll_bounds
 from .config import MetaConfig
 from .tasks import Dice, Episode
 
@@ -41,7 +42,7 @@ class Unrolled:
 
 def unroll(rule: UpdateRule, episode: Episode, scene: Scene, config: MetaConfig, meta_step: int, dice: Dice) -> Unrolled | None:
     """One piece of the episode; None where something is not finite."""
-    low, high = config.unroll
+    low, high = unroll_bounds(config, episode.age)
     steps = min(dice.integer(low, high), max(low, config.max_graph // len(episode.gaussians)))
     views = draw_views(episode, scene, steps, dice)
     judged = dice.sample(episode.targets, config.target_views) + dice.sample(episode.context, config.context_views)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import glob
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -108,7 +109,10 @@ class ScenePool:
             size = {"width": self.largest, "height": 3 * self.largest // 4}
             # From 1000 on: the demo and the tests use small seeds.
             scene = make_procedural_scene(1000 + int(seed), layout=layout, num_views=PROCEDURAL_VIEWS, num_points=3000, **size)
-            atomic_produce(path, lambda temporary: save_file(_to_tensors(scene), temporary))
+            # Another process may be making the same scene: each under its own name, and the last to finish puts the same bits in place.
+            own = path.with_name(f"{name}.{os.getpid()}.safetensors")
+            atomic_produce(own, lambda temporary: save_file(_to_tensors(scene), temporary))
+            os.replace(own, path)
         return _from_tensors(name, load_file(path))
 
     def start(self, config: MetaConfig, rule: UpdateRule, dice: Dice) -> Episode:

@@ -15,6 +15,11 @@ from torch import Tensor
 from ..errors import OptionError
 
 
+def is_first_process() -> bool:
+    """Whether this process speaks for all: writes the log, talks to the user."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 class Workers:
     """This process among `count`."""
 
@@ -25,7 +30,7 @@ class Workers:
 
     @property
     def first(self) -> bool:
-        return self.rank == 0
+        return is_first_process()
 
     def slots(self, number: int) -> list[int]:
         """The slots of this process.
