@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -95,20 +96,19 @@ class Demo(Command):
 
 
 def headline(runs: list[DemoRun]) -> str:
-    """What the numbers say: when the last run passes the final PSNR of the first."""
+    """What the numbers say: where every run ends, and when the last passes the final PSNR of the first."""
+    ends = ", ".join(f"{run.name} reaches {run.result.psnr:.2f} dB in {run.result.steps} steps" for run in runs)
     first, last = runs[0], runs[-1]
-    when = [f"{run.result.psnr:.2f} dB in {run.result.steps} steps" for run in (first, last)]
-    end = f"{first.name} reaches {when[0]} and {last.name} {when[1]}"
     passed = next((point for point in last.result.curve if point.psnr >= first.result.psnr), None)
     if passed is None or passed.step >= first.result.steps:
-        return end + "."
-    return f"{end}; {last.name} was past {first.name}'s final value at step {passed.step}."
+        return f"{ends}."
+    return f"{ends}; {last.name} is past {first.name}'s final value by step {passed.step}."
 
 
 def _print_table(runs: list[DemoRun], shown: list[int]) -> None:
-    table = Table(title="Held-out PSNR (dB) of the built-in scene after so many steps")
+    table = Table(title="Held-out PSNR (dB) of the built-in scene after so many steps", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("optimizer", no_wrap=True)
-    for name in (*map(str, shown[:-1]), "end", "SSIM", "steps", "seconds", "ms/step"):
+    for name in (*map(str, shown[:-1]), "end", "SSIM", "steps", "s", "ms/step"):
         table.add_column(name, justify="right", no_wrap=True)
     for run in runs:
         values = [*(run.psnr_at(step) for step in shown[:-1]), run.result.psnr]

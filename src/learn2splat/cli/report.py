@@ -128,12 +128,10 @@ def _strips(runs: Sequence[DemoRun], steps: Sequence[int]) -> str:
     parts = [f'<div class="strip" style="--columns:{len(steps)}">']
     for i, run in enumerate(runs):
         parts.append(f'<div class="row"><span class="key" style="background:{color(i)}"></span>{html.escape(run.name)}</div>')
-        for step in steps:
-            if step in run.stages:
-                image, psnr = run.stages[step]
-                parts.append(_figure(image, f"step {step}, {psnr:.1f} dB"))
-            else:  # time was up before
-                parts.append("<div></div>")
+        end = run.result.steps
+        stages = {step: picture for step, picture in run.stages.items() if step < end} | {end: (run.renders[0], run.scores[0].psnr)}
+        parts += [_figure(image, f"step {step}, {psnr:.1f} dB") for step, (image, psnr) in sorted(stages.items())]
+        parts += ["<div></div>"] * (len(steps) - len(stages))  # time was up before
     return "".join(parts) + "</div>"
 
 

@@ -1,0 +1,73 @@
+"""The demo: a table, and a page that needs nothing but itself."""
+
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from learn2splat.cli import demo, main
+from learn2splat.cli.chart import Series, line_chart, nice_ticks
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    out = tmp_path_factory.mktemp("demo")
+    patch = pytest.MonkeyPatch()
+    patch.setattr(demo, "WIDTH", 40)
+    patch.setattr(demo, "HEIGHT", 30)
+    patch.setattr(demo, "NUM_POINTS", 100)
+    code = main(["demo", "--out", str(out), "--steps", "12"])
+    patch.undo()
+    assert code == 0
+    return (out / "report.html").read_text()
+
+
+def test_the_page_is_well_formed_and_self_contained(page):
+    class Checker(HTMLParser):
+        open_tags: list[str] = []  # noqa: RUF012 - one parser, one list
+
+        def handle_starttag(self, tag, attrs):
+            if tag not in ("meta", "img"):
+                self.open_tags.append(tag)
+            for name, value in attrs:
+                assert name not in ("src", "href") or value.startswith("data:image/png;base64,")
+
+        def handle_startendtag(self, tag, attrs):
+            assert tag in ("line", "polyline")
+
+        def handle_endtag(self, tag):
+            assert self.open_tags.pop() == tag
+
+    checker = Checker()
+    checker.feed(page)
+    assert checker.open_tags == []
+    assert "<script" not in page and "http" not in page and "@import" not in page
+    assert "prefers-color-scheme: dark" in page and 'name="viewport"' in page
+
+
+def test_the_page_shows_what_was_measured(page):
+    text = re.sub(r"data:image/png;base64,[A-Za-z0-9+/=]+", "", page)
+    for name in demo.OPTIMIZERS:
+        assert f"{name}</td>" in text  # a row of the table
+        assert re.search(rf"{name}, \d+\.\d\d dB", text)  # a render with its score
+    assert text.count("<polyline") == 2 * len(demo.OPTIMIZERS)
+    assert page.count("data:image/png") == 2 * (1 + len(demo.OPTIMIZERS)) + 3 * len(demo.OPTIMIZERS)  # photos and renders; steps 0, 10, 12
+    assert "learn2splat 0." in text and "torch" in text
+
+
+def test_ticks_are_round_and_enclose_the_range():
+    assert nice_ticks(14.3, 23.9, 6) == [14, 16, 18, 20, 22, 24]
+    assert nice_ticks(0, 45.1, 6) == [0, 10, 20, 30, 40, 50]
+    assert nice_ticks(20.0, 20.0, 6)[0] <= 20.0 <= nice_ticks(20.0, 20.0, 6)[-1]
+
+
+@pytest.mark.parametrize("log_x", [True, False])
+def test_points_lie_inside_the_chart(log_x):
+    series = [Series("a", "red", [(0, 10.0), (3, 12.0), (300, 25.0)]), Series("b", "blue", [(0, 10.0), (200, 24.9)])]
+    svg = line_chart(series, "step", "dB", log_x=log_x)
+    points = [tuple(map(float, pair)) for pair in re.findall(r'<circle cx="([\d.]+)" cy="([\d.]+)"', svg)]
+    assert len(points) == 5
+    assert all(44 <= x <= 376.1 and 14 <= y <= 258 for x, y in points)
+    assert points[0][0] == 44 and points[2][0] == pytest.approx(376)
+    labels = [float(y) for y in re.findall(r'class="label" x="384" y="([\d.]+)"', svg)]
+    assert abs(labels[0] - labels[1]) >= 15
