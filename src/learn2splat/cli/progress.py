@@ -11,6 +11,7 @@ from rich.progress import Progress as Bar
 from ..fit import Progress
 
 PLAIN_LINE_EVERY = 10.0  # Seconds between two lines when stderr is no terminal, apart from evaluations.
+TEXT_WIDTH, BAR_WIDTH = 70, 10  # Columns that the numbers need, and the bar at least.
 
 
 class FitProgress:
@@ -22,8 +23,9 @@ class FitProgress:
         self.console = console or Console(stderr=True)
         self.last_line = time.monotonic()
         self.points = 0
+        room = self.console.width - TEXT_WIDTH - BAR_WIDTH  # in a narrow terminal the numbers matter more than the name
         self.bar = Bar(
-            TextColumn("{task.description}"),
+            *([TextColumn("{task.description}")] if len(label) < room else []),
             BarColumn(bar_width=None),
             TextColumn("{task.fields[text]}"),
             console=self.console,
