@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import base64
 import html
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from torch import Tensor
 
+from ..bench.chart import Series, line_chart
+from ..bench.page import color, facts_table, figure, key, page, png
 from ..fit import FitResult, PhotoScore
 from ..scenes import Scene
-from .chart import Series, line_chart
-from .result import png
 
 
 @dataclass(frozen=True)
@@ -44,7 +42,6 @@ def render_report(scene: Scene, runs: Sequence[DemoRun], steps: Sequence[int], h
         facts: machine, versions, command: name -> text.
     """
     width, height = scene.size(scene.test_idx[0])
-    css = Path(__file__).with_name("report.css").read_text()
     body = f"""
 <h1>Learn2Splat demo</h1>
 <p>{html.escape(headline)}</p>
@@ -72,27 +69,9 @@ to the same {len(scene.train_idx)} photos of {width}&times;{height} px of a gene
 <div class="card scroll">{_strips(runs, steps)}</div>
 
 <h2>Where and how this was measured</h2>
-<div class="card"><table class="facts"><tbody>
-{"".join(f"<tr><td>{html.escape(name)}</td><td>{html.escape(text)}</td></tr>" for name, text in facts.items())}
-</tbody></table></div>
+<div class="card">{facts_table(facts)}</div>
 """
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Learn2Splat demo</title>
-<style>
-{css}</style>
-</head>
-<body><main>{body}</main></body>
-</html>
-"""
-
-
-def color(position: int) -> str:
-    """The CSS colour of the run at `position`."""
-    return f"var(--s{position % 4})"
+    return page("Learn2Splat demo", body)
 
 
 def _series(runs: Sequence[DemoRun], x: str) -> list[Series]:
@@ -110,32 +89,25 @@ def _table(runs: Sequence[DemoRun], steps: Sequence[int]) -> str:
         for k, column in enumerate(columns):
             mark = ' class="best"' if k > 0 and column[i] == best[k] else ""
             cells.append(f"<td{mark}>{'&ndash;' if column[i] is None else f'{column[i]:.2f}'}</td>")
-        key = f'<span class="key" style="background:{color(i)}"></span>'
         more = [f"{run.result.ssim:.3f}", f"{run.result.steps}", f"{run.ms_per_step:.0f}"]
-        rows.append(f"<tr><td>{key}{html.escape(run.name)}</td>{''.join(cells)}{''.join(f'<td>{text}</td>' for text in more)}</tr>")
+        rows.append(f"<tr><td>{key(i)}{html.escape(run.name)}</td>{''.join(cells)}{''.join(f'<td>{text}</td>' for text in more)}</tr>")
     head += "<th>SSIM, end</th><th>steps</th><th>ms per step</th>"
     return f"<table><thead><tr><th>optimizer</th>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
 
 
 def _photo_row(scene: Scene, runs: Sequence[DemoRun], k: int) -> str:
     i = scene.test_idx[k]
-    figures = [_figure(scene.image(i), f"photo {scene.image_names[i]}")]
-    figures += [_figure(run.renders[k], f"{run.name}, {run.scores[k].psnr:.2f} dB") for run in runs]
+    figures = [figure(png(scene.image(i)), f"photo {scene.image_names[i]}")]
+    figures += [figure(png(run.renders[k]), f"{run.name}, {run.scores[k].psnr:.2f} dB") for run in runs]
     return f'<div class="photos">{"".join(figures)}</div>'
 
 
 def _strips(runs: Sequence[DemoRun], steps: Sequence[int]) -> str:
     parts = [f'<div class="strip" style="--columns:{len(steps)}">']
     for i, run in enumerate(runs):
-        parts.append(f'<div class="row"><span class="key" style="background:{color(i)}"></span>{html.escape(run.name)}</div>')
+        parts.append(f'<div class="row">{key(i)}{html.escape(run.name)}</div>')
         end = run.result.steps
         stages = {step: picture for step, picture in run.stages.items() if step < end} | {end: (run.renders[0], run.scores[0].psnr)}
-        parts += [_figure(image, f"step {step}, {psnr:.1f} dB") for step, (image, psnr) in sorted(stages.items())]
+        parts += [figure(png(image), f"step {step}, {psnr:.1f} dB") for step, (image, psnr) in sorted(stages.items())]
         parts += ["<div></div>"] * (len(steps) - len(stages))  # time was up before
     return "".join(parts) + "</div>"
-
-
-def _figure(image: Tensor, caption: str) -> str:
-    data = base64.b64encode(png(image)).decode()
-    text = html.escape(caption)
-    return f'<figure><img src="data:image/png;base64,{data}" alt="{text}" loading="lazy"><figcaption>{text}</figcaption></figure>'

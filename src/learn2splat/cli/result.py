@@ -9,16 +9,14 @@
 
 from __future__ import annotations
 
-import io
 import json
 import warnings
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from PIL import Image
-from torch import Tensor
 
+from ..bench.page import png
 from ..errors import CheckpointError, SceneError
 from ..fit import FitResult, PhotoScore, rendered
 from ..fit.files import atomic_produce, atomic_write
@@ -60,13 +58,6 @@ def save_renders(folder: Path, scene: Scene, gaussians: Gaussians) -> None:
     for i, render, photo in rendered(scene, gaussians, scene.test_idx):
         name = Path(scene.image_names[i]).with_suffix(".png").as_posix().replace("/", "_")
         atomic_write(folder / RENDERS / name, png(torch.cat([photo, render], dim=1)))
-
-
-def png(image: Tensor) -> bytes:
-    """(H, W, 3) in [0, 1] as an 8-bit PNG."""
-    buffer = io.BytesIO()
-    Image.fromarray((image * 255).round().to(torch.uint8).cpu().numpy()).save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 def open_scene(path: Path, long_side: int | None, data_factor: int, test_every: int) -> Scene:

@@ -11,26 +11,28 @@ from itertools import pairwise
 WIDTH, HEIGHT = 460, 300
 LEFT, RIGHT, TOP, BOTTOM = 44, 84, 14, 42  # margins in px; the right one holds the names of the lines at the height of their ends
 LABEL_HEIGHT = 15
+LABEL_LETTERS = 11
 
 
 @dataclass(frozen=True)
 class Series:
-    """A named line; `color` is a CSS colour."""
+    """A named line; `color` is a CSS colour. `band`: (x, low, high) of a shaded strip around it."""
 
     name: str
     color: str
     points: Sequence[tuple[float, float]]
+    band: Sequence[tuple[float, float, float]] = ()
 
 
 def line_chart(series: Sequence[Series], x_label: str, y_label: str, *, log_x: bool) -> str:
-    """An `<svg>`. With `log_x`, x = 0 is drawn at the left edge, one tick before the first positive x."""
+    """An `<svg>` of series with at least one point each. With `log_x`, x = 0 is drawn at the left edge, one tick before the first positive x."""
     xs = [x for s in series for x, _ in s.points]
-    ys = [y for s in series for _, y in s.points]
+    ys = [y for s in series for _, y in s.points] + [y for s in series for _, *ends in s.band for y in ends]
     y_ticks = nice_ticks(min(ys), max(ys), 6)
     low, high = min(y_ticks[0], min(ys)), max(y_ticks[-1], max(ys))
     first = min((x for x in xs if x > 0), default=1.0)
     if log_x:
-        x_ticks = [0.0, *sorted({x for x in xs if x > 0})]
+        x_ticks = [0.0, *log_ticks(first, max(xs))]
         start = math.log10(first) - 0.35
         span = max(math.log10(max(xs)) - start, 1e-9)
     else:
@@ -56,6 +58,10 @@ def line_chart(series: Sequence[Series], x_label: str, y_label: str, *, log_x: b
             last_tick = px(x)
     out.append(f'<line class="axis" x1="{LEFT}" x2="{right}" y1="{HEIGHT - BOTTOM}" y2="{HEIGHT - BOTTOM}"/>')
     out.append(f'<text x="{(LEFT + right) / 2}" y="{HEIGHT - 6}" text-anchor="middle">{html.escape(x_label)}</text>')
+    for s in series:
+        if s.band:
+            edge = [f"{px(x):.1f},{py(y):.1f}" for x, _, y in s.band] + [f"{px(x):.1f},{py(y):.1f}" for x, y, _ in reversed(s.band)]
+            out.append(f'<polygon class="band" points="{" ".join(edge)}" style="fill:{s.color}"/>')
     label_y = _spread([py(s.points[-1][1]) + 4 for s in series], LABEL_HEIGHT)
     for s, at in zip(series, label_y):
         path = " ".join(f"{px(x):.1f},{py(y):.1f}" for x, y in s.points)
@@ -63,8 +69,19 @@ def line_chart(series: Sequence[Series], x_label: str, y_label: str, *, log_x: b
         for x, y in s.points:
             tip = f"<title>{html.escape(s.name)}: {x:.4g}, {y:.2f}</title>"
             out.append(f'<circle cx="{px(x):.1f}" cy="{py(y):.1f}" r="2.6" style="fill:{s.color}">{tip}</circle>')
-        out.append(f'<text class="label" x="{right + 8}" y="{at:.1f}" style="fill:{s.color}">{html.escape(s.name)}</text>')
+        out.append(f'<text class="label" x="{right + 8}" y="{at:.1f}" style="fill:{s.color}">{html.escape(shortened(s.name))}</text>')
     return "".join(out) + "</svg>"
+
+
+def shortened(name: str) -> str:
+    """A name that fits into the right margin."""
+    return name if len(name) <= LABEL_LETTERS else name[: LABEL_LETTERS - 1] + "…"
+
+
+def log_ticks(low: float, high: float) -> list[float]:
+    """1, 3, 10, 30, ... that lie within [low, high]."""
+    exponents = range(math.floor(math.log10(low)), math.ceil(math.log10(max(high, low))) + 1)
+    return [tick for e in exponents for tick in (10.0**e, 3 * 10.0**e) if low * 0.999 <= tick <= high * 1.001]
 
 
 def nice_ticks(low: float, high: float, count: int) -> list[float]:

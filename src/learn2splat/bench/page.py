@@ -1,0 +1,65 @@
+"""The pieces that all HTML pages of this project are made of: one self-contained file each, nothing loaded from elsewhere, light and dark."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+NUM_COLORS = 8  # --s0 to --s7 in page.css
+
+
+def page(title: str, body: str, script: str = "") -> str:
+    """The whole file. `body` and `script` are HTML and JavaScript as they are."""
+    css = Path(__file__).with_name("page.css").read_text()
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{html.escape(title)}</title>
+<style>
+{css}</style>
+</head>
+<body><main>{body}</main>{f"<script>{script}</script>" if script else ""}</body>
+</html>
+"""
+
+
+def color(position: int) -> str:
+    """The CSS colour of the optimizer at `position`."""
+    return f"var(--s{position % NUM_COLORS})"
+
+
+def key(position: int) -> str:
+    """A small square in that colour."""
+    return f'<span class="key" style="background:{color(position)}"></span>'
+
+
+def facts_table(facts: dict[str, str]) -> str:
+    """Names and texts: machine, versions, command."""
+    rows = "".join(f"<tr><td>{html.escape(name)}</td><td>{html.escape(text)}</td></tr>" for name, text in facts.items())
+    return f'<table class="facts"><tbody>{rows}</tbody></table>'
+
+
+def figure(image: bytes, caption: str) -> str:
+    """A PNG with its caption."""
+    text = html.escape(caption)
+    return f'<figure><img src="{data_uri(image, "png")}" alt="{text}" loading="lazy"><figcaption>{text}</figcaption></figure>'
+
+
+def data_uri(image: bytes, kind: str) -> str:
+    """The image itself as an address. `kind`: png, webp."""
+    return f"data:image/{kind};base64,{base64.b64encode(image).decode()}"
+
+
+def png(image: Tensor) -> bytes:
+    """(H, W, 3) in [0, 1] as an 8-bit PNG."""
+    buffer = io.BytesIO()
+    Image.fromarray((image * 255).round().to(torch.uint8).cpu().numpy()).save(buffer, "PNG")
+    return buffer.getvalue()

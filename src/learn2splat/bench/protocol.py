@@ -1,0 +1,153 @@
+"""What is compared, and by which rules: everything here is written into every result.
+
+| protocol | budget | every optimizer gets |
+|---|---|---|
+| `paper` | `adam:1000` | as many seconds as `adam` took for 1000 steps, in the same process, scene and seed (METHOD.md section 5) |
+| `steps` | `steps:300` | 300 steps |
+| `seconds` | `seconds:60` | 60 seconds of optimization |
+
+A run is over after the first step that reaches its seconds, so it may be longer than its budget by less than a step.
+
+Settings: `dense` fits all photos but every `test_every`-th; `sparse` fits a fixed choice of `context_views` of those.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from ..errors import OptionError
+from ..optimizers import UpdateRule, make_optimizer
+
+FORMAT = 1
+SLICE_SECONDS = 1.0  # How long one optimizer runs before the next gets its turn: shorter than what neighbours on a machine usually do.
+WARM_UP_STEPS = 2  # Made and thrown away before the clock starts: first calls import, allocate and start threads.
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What ends a run. Exactly one of `seconds` and `steps` is set; `reference` names the optimizer whose time for `steps` all get."""
+
+    reference: str | None = None
+    steps: int | None = None
+    seconds: float | None = None
+
+    @staticmethod
+    def parse(text: str) -> Budget:
+        """`adam:1000`, `steps:300` or `seconds:60`."""
+        kind, _, amount = text.rpartition(":")
+        try:
+            if kind == "seconds":
+                budget = Budget(seconds=float(amount))
+            else:
+                budget = Budget(reference=None if kind == "steps" else kind, steps=int(amount))
+        except ValueError:
+            kind = ""
+        if not kind or not 0 < (budget.seconds or budget.steps or 0) < 1e9:
+            raise OptionError(f"a budget is OPTIMIZER:STEPS (as adam:1000), steps:N or seconds:S with a positive number, got {text!r}")
+        return budget
+
+    @property
+    def protocol(self) -> str:
+        return "seconds" if self.steps is None else "steps" if self.reference is None else "paper"
+
+    def __str__(self) -> str:
+        return f"seconds:{self.seconds:g}" if self.steps is None else f"{self.reference or 'steps'}:{self.steps}"
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """The rules of one comparison. Results of different protocols never mix."""
+
+    budget: Budget = Budget(reference="adam", steps=1000)
+    long_side: int | None = 256  # px; None: as the photos are
+    max_points: int | None = 5000  # of the start; None: all
+    views_per_step: int = 8
+    test_every: int = 8
+    context_views: int | None = None  # None: dense
+
+    @property
+    def setting(self) -> str:
+        return "dense" if self.context_views is None else "sparse"
+
+    def describe(self) -> dict[str, object]:
+        """JSON-able, with all that `key` depends on."""
+        rules = {"name": self.budget.protocol, "setting": self.setting, **asdict(self), "budget": str(self.budget)}
+        return {**rules, "slice_seconds": SLICE_SECONDS, "warm_up_steps": WARM_UP_STEPS, "format": FORMAT}
+
+    @property
+    def key(self) -> str:
+        """A folder name that differs whenever the rules do."""
+        views = "" if self.context_views is None else str(self.context_views)
+        size = "full" if self.long_side is None else f"{self.long_side}px"
+        digest = hashlib.blake2b(json.dumps(self.describe(), sort_keys=True).encode(), digest_size=3).hexdigest()
+        return f"{file_name(str(self.budget))}-{self.setting}{views}-{size}-{digest}"
+
+
+@dataclass(frozen=True)
+class Contender:
+    """An optimizer in a comparison: how it is made, and what it is called in tables."""
+
+    spec: str
+    label: str
+
+    @staticmethod
+    def parse(spec: str) -> Contender:
+        """A name for `make_optimizer`, or `name@weights.safetensors` for trained weights of `learned`, `anchored` or `paper`."""
+        name, _, weights = spec.partition("@")
+        short = name.rpartition(":")[2]
+        return Contender(spec, f"{short}@{Path(weights).stem}" if weights else short)
+
+    def make(self) -> UpdateRule:
+        """A new rule. Raises OptionError or CheckpointError where there is none."""
+        name, _, weights = self.spec.partition("@")
+        return make_optimizer(name, **({"weights": weights} if weights else {}))
+
+
+def parse_contenders(specs: list[str], budget: Budget) -> list[Contender]:
+    """The contenders, that of the budget first: its time is the measure of the others.
+
+    Raises:
+        OptionError: none, two of one label, one that cannot be made, or the reference is missing.
+    """
+    contenders = [Contender.parse(spec) for spec in specs]
+    labels = [contender.label for contender in contenders]
+    if not labels:
+        raise OptionError("no optimizers to compare: give names with --optimizers, as adam,learned")
+    twice = [label for label in labels if labels.count(label) > 1]
+    if twice:
+        raise OptionError(f"two optimizers would be called {twice[0]} in the table: give each one once, under names of their own")
+    for contender in contenders:
+        contender.make()
+    if budget.reference is not None:
+        if budget.reference not in labels:
+            raise OptionError(f"the budget {budget} is measured on {budget.reference}: add it to --optimizers")
+        contenders.sort(key=lambda contender: contender.label != budget.reference)
+    return contenders
+
+
+def file_name(text: str) -> str:
+    """`text` with everything but letters, digits, dot, underscore, at and minus replaced."""
+    return re.sub(r"[^\w.@-]+", "_", text).lstrip(".") or "_"
+
+
+def is_mark(value: float) -> bool:
+    """Whether a step count is one at which every run is scored: 0, 1, 2, 5, 10, 20, 50, ..."""
+    return value == 0 or value in marks_up_to(value)
+
+
+def marks_up_to(limit: float, *, start: float = 1.0) -> list[float]:
+    """1, 2, 5, 10, 20, ... up to `limit`; `start` is a power of ten: steps from 1, seconds from 0.1."""
+    marks, decade = [], start
+    while decade <= limit:
+        marks += [round(factor * decade, 6) for factor in (1, 2, 5) if factor * decade <= limit * (1 + 1e-9)]
+        decade *= 10
+    return marks
+
+
+def passed_mark(before: float, after: float) -> bool:
+    """Whether seconds went past one of 0.1, 0.2, 0.5, 1, 2, ...: the first state at or after each of these is scored."""
+    return len(marks_up_to(after, start=0.1)) > len(marks_up_to(before, start=0.1))
