@@ -74,7 +74,10 @@ def main() -> None:
             for name in sizes:
                 times[name].append(measured[name])
     mm = statistics.median(mm_times)
-    print(f"isa {_native.isa()}, {num_threads()} threads ({_native.thread_pool()}), torch {torch.__version__}, mm {mm * 1e3:.1f} ms, median of {args.repeats}")
+    print(
+        f"isa {_native.isa()}, {num_threads()} threads ({_native.thread_pool()}), torch {torch.__version__}, mm {mm * 1e3:.1f} ms, "
+        f"median of {args.repeats}"
+    )
     print("| size | forward ms | backward ms | sum ms | sum / mm | target |\n|---|---|---|---|---|---|")
     for name, (n, w, h, target) in sizes.items():
         forward, backward = (statistics.median(part) for part in zip(*times[name]))
@@ -94,7 +97,10 @@ def measure_memory() -> None:
     images = 4 * views * w * h * (3 + 1)  # renders, alphas
     meta = 4 * views * n * (2 + 3 + 1 + 2)  # means2d, conics, depths, radii
     grads = 4 * n * (3 + 4 + 3 + 1 + 3) + 4 * views * n * 2  # of the inputs; retained, of means2d
-    print(f"peak {peak / 1e6:.1f} MB - outputs {(images + meta + grads) / 1e6:.1f} MB = {(peak - images - meta - grads) / (views * n):.0f} bytes per Gaussian and view")
+    print(
+        f"peak {peak / 1e6:.1f} MB - outputs {(images + meta + grads) / 1e6:.1f} MB = {(peak - images - meta - grads) / (views * n):.0f} bytes "
+        "per Gaussian and view"
+    )
 
 
 if __name__ == "__main__":

@@ -133,12 +133,10 @@ template <class T> struct Tile {
         }
     }
 
-    // Pixels whose transmittance would fall to TRANSMITTANCE_STOP stop before this Gaussian: rare, at most once per pixel.
-    L2S_INLINE void stop(int r, int j, Mask<T> &visible, Mask<T> go) {
-        const Mask<T> stopped = visible & ~go;
+    // These pixels stop before the Gaussian that would take their transmittance to TRANSMITTANCE_STOP. Rare: at most once per pixel.
+    template <class B> L2S_INLINE void stop(int r, int j, B stopped) {
         alive -= count(stopped);
-        threshold[r][j] = select(stopped, splat<T>(T(__builtin_inff())), threshold[r][j]);
-        visible &= go;
+        threshold[r][j] = choose(stopped, splat<T>(T(__builtin_inff())), threshold[r][j]);
     }
 };
 
@@ -163,13 +161,16 @@ template <class T, int CH> void forward_tile(const BandArgs<T> &band, int tx, in
             for (int j = 0; j < NV; ++j) {
                 const V dx = tile.px[j] - g.x;
                 const V power = base - dx * (g.A * dx + b_dy);
-                Mask<T> visible = power >= tile.threshold[r][j];
+                auto visible = at_least(power, tile.threshold[r][j]);
                 if (!any(visible)) continue;
                 const V alpha = vmin(fast_exp2(power), splat<T>(T(ALPHA_MAX)));
                 const V before = tile.transmittance[r][j], weight = alpha * before;
-                const Mask<T> go = before - weight > T(TRANSMITTANCE_STOP);
-                if (any(visible & ~go)) tile.stop(r, j, visible, go);
-                const V shown = select(visible, weight, V{});
+                const auto stopped = and_not(visible, above(before - weight, splat<T>(T(TRANSMITTANCE_STOP))));
+                if (any(stopped)) {
+                    tile.stop(r, j, stopped);
+                    visible = and_not(visible, stopped);
+                }
+                const V shown = keep(visible, weight);
                 for (int ch = 0; ch < CH; ++ch) color[ch][r][j] += shown * g.color[ch];
                 tile.transmittance[r][j] = before - shown;
             }
@@ -227,14 +228,17 @@ template <class T, int CH, bool ABS> void backward_tile(const BandArgs<T> &band,
             for (int j = 0; j < NV; ++j) {
                 const V dx = tile.px[j] - g.x;
                 const V power = base - dx * (g.A * dx + b_dy);
-                Mask<T> visible = power >= tile.threshold[r][j];
+                auto visible = at_least(power, tile.threshold[r][j]);
                 if (!any(visible)) continue;
                 const V alpha = vmin(fast_exp2(power), splat<T>(T(ALPHA_MAX)));
                 const V before = tile.transmittance[r][j], weight = alpha * before;
-                const Mask<T> go = before - weight > T(TRANSMITTANCE_STOP);
-                if (any(visible & ~go)) tile.stop(r, j, visible, go);
+                const auto stopped = and_not(visible, above(before - weight, splat<T>(T(TRANSMITTANCE_STOP))));
+                if (any(stopped)) {
+                    tile.stop(r, j, stopped);
+                    visible = and_not(visible, stopped);
+                }
                 touched = true;
-                const V shown = select(visible, weight, V{});
+                const V shown = keep(visible, weight);
                 tile.transmittance[r][j] = before - shown;
                 V color_grad = g.color[0] * grad[0][r][j];
                 for (int ch = 1; ch < CH; ++ch) color_grad += g.color[ch] * grad[ch][r][j];
@@ -242,7 +246,7 @@ template <class T, int CH, bool ABS> void backward_tile(const BandArgs<T> &band,
                 const V behind = rest[r][j] - shown * color_grad;
                 rest[r][j] = behind;
                 // alpha dL/dalpha = w (c . g) - alpha R / (1 - alpha);  dL/dsigma is its negative, and 0 where alpha was clamped
-                const V v_sigma = select(visible & (power <= T(LOG2_ALPHA_MAX)), alpha * behind * reciprocal(T(1) - alpha) - weight * color_grad, V{});
+                const V v_sigma = keep(and_not(visible, above(power, splat<T>(T(LOG2_ALPHA_MAX)))), alpha * behind * reciprocal(T(1) - alpha) - weight * color_grad);
                 const V v_dx = v_sigma * dx;
                 sums[0] += v_sigma;
                 sums[1] += v_dx;

@@ -6,7 +6,10 @@
 #pragma once
 #include <cmath>
 #include <cstdint>
-#if defined(__AVX2__) || defined(__AVX512F__)
+#if defined(__AVX512F__)
+#define L2S_AVX512
+#endif
+#if defined(__AVX2__)
 #include <immintrin.h>
 #endif
 
@@ -16,7 +19,7 @@ namespace l2s {
 namespace L2S_ISA {
 
 #if defined(L2S_VECTOR_BYTES)  // given on the command line: the layout of wide registers can be tested on a CPU without them
-#elif defined(__AVX512F__)
+#elif defined(L2S_AVX512)
 #define L2S_VECTOR_BYTES 64
 #elif defined(__AVX2__)
 #define L2S_VECTOR_BYTES 32
@@ -47,7 +50,7 @@ template <class V, class M> L2S_INLINE V select(M m, V a, V b) { return m ? a : 
 
 // NaN in a gives b, as the x86 instructions do (compilers emit a compare and a blend for the ternary form).
 L2S_INLINE vec_f vmin(vec_f a, vec_f b) {
-#if defined(__AVX512F__)
+#if defined(L2S_AVX512)
     return (vec_f)_mm512_min_ps((__m512)a, (__m512)b);
 #elif defined(__AVX2__)
     return (vec_f)_mm256_min_ps((__m256)a, (__m256)b);
@@ -56,7 +59,7 @@ L2S_INLINE vec_f vmin(vec_f a, vec_f b) {
 #endif
 }
 L2S_INLINE vec_f vmax(vec_f a, vec_f b) {
-#if defined(__AVX512F__)
+#if defined(L2S_AVX512)
     return (vec_f)_mm512_max_ps((__m512)a, (__m512)b);
 #elif defined(__AVX2__)
     return (vec_f)_mm256_max_ps((__m256)a, (__m256)b);
@@ -67,20 +70,9 @@ L2S_INLINE vec_f vmax(vec_f a, vec_f b) {
 L2S_INLINE vec_d vmin(vec_d a, vec_d b) { return a < b ? a : b; }
 L2S_INLINE vec_d vmax(vec_d a, vec_d b) { return a > b ? a : b; }
 
-L2S_INLINE int count(mask_f m) {
-    int n = 0;
-    for (int i = 0; i < LANES<float>; ++i) n -= m[i];
-    return n;
-}
-L2S_INLINE int count(mask_d m) {
-    int n = 0;
-    for (int i = 0; i < LANES<double>; ++i) n -= int(m[i]);
-    return n;
-}
-
 // True if any lane of the comparison result is set.
 L2S_INLINE bool any(mask_f m) {
-#if defined(__AVX512F__)
+#if defined(L2S_AVX512)
     return _mm512_test_epi32_mask((__m512i)m, (__m512i)m) != 0;
 #elif defined(__AVX2__)
     return _mm256_movemask_ps((__m256)m) != 0;
@@ -97,8 +89,41 @@ L2S_INLINE bool any(mask_d m) {
     return bits != 0;
 }
 
+// Comparison results of the blending loop. AVX-512 has mask registers for them, which GCC leaves again for every step if one writes vectors.
+#if defined(L2S_AVX512)
+typedef __mmask16 bits_f;
+L2S_INLINE bits_f at_least(vec_f a, vec_f b) { return _mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_GE_OQ); }
+L2S_INLINE bits_f above(vec_f a, vec_f b) { return _mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_GT_OQ); }
+L2S_INLINE vec_f keep(bits_f m, vec_f v) { return (vec_f)_mm512_maskz_mov_ps(m, (__m512)v); }
+L2S_INLINE vec_f choose(bits_f m, vec_f a, vec_f b) { return (vec_f)_mm512_mask_blend_ps(m, (__m512)b, (__m512)a); }
+L2S_INLINE bool any(bits_f m) { return m != 0; }
+L2S_INLINE int count(bits_f m) { return __builtin_popcount(m); }
+#else
+typedef mask_f bits_f;
+L2S_INLINE bits_f at_least(vec_f a, vec_f b) { return a >= b; }
+L2S_INLINE bits_f above(vec_f a, vec_f b) { return a > b; }
+L2S_INLINE vec_f keep(bits_f m, vec_f v) { return (vec_f)(m & (mask_f)v); }
+L2S_INLINE vec_f choose(bits_f m, vec_f a, vec_f b) { return m ? a : b; }
+L2S_INLINE int count(bits_f m) {
+    int n = 0;
+    for (int i = 0; i < LANES<float>; ++i) n -= m[i];
+    return n;
+}
+#endif
+typedef mask_d bits_d;
+L2S_INLINE bits_d at_least(vec_d a, vec_d b) { return a >= b; }
+L2S_INLINE bits_d above(vec_d a, vec_d b) { return a > b; }
+L2S_INLINE vec_d keep(bits_d m, vec_d v) { return (vec_d)(m & (mask_d)v); }
+L2S_INLINE vec_d choose(bits_d m, vec_d a, vec_d b) { return m ? a : b; }
+L2S_INLINE int count(bits_d m) {
+    int n = 0;
+    for (int i = 0; i < LANES<double>; ++i) n -= int(m[i]);
+    return n;
+}
+template <class B> L2S_INLINE B and_not(B a, B b) { return B(a & ~b); }
+
 L2S_INLINE vec_f vsqrt(vec_f x) {
-#if defined(__AVX512F__)
+#if defined(L2S_AVX512)
     return (vec_f)_mm512_sqrt_ps((__m512)x);
 #elif defined(__AVX2__)
     return (vec_f)_mm256_sqrt_ps((__m256)x);
@@ -114,7 +139,7 @@ L2S_INLINE vec_d vsqrt(vec_d x) {
 
 // 1 / x. In float an estimate and one Newton step (relative error below 3e-7): a true division would bound the backward pass.
 L2S_INLINE vec_f reciprocal(vec_f x) {
-#if defined(__AVX512F__)
+#if defined(L2S_AVX512)
     const vec_f r = (vec_f)_mm512_rcp14_ps((__m512)x);
     return r * (2.0f - x * r);
 #elif defined(__AVX2__)
@@ -156,7 +181,7 @@ template <class T> L2S_INLINE void add_sums_of_8(const Vec<T> *v, T *out) {
 template <> L2S_INLINE void add_sums_of_8<float>(const vec_f *v, float *out) {
     __m256 x[8];
     for (int i = 0; i < 8; ++i) {
-#if defined(__AVX512F__)
+#if defined(L2S_AVX512)
         x[i] = _mm256_add_ps(_mm512_castps512_ps256((__m512)v[i]), _mm512_extractf32x8_ps((__m512)v[i], 1));
 #else
         x[i] = (__m256)v[i];

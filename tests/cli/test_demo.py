@@ -5,8 +5,8 @@ from html.parser import HTMLParser
 
 import pytest
 
+from learn2splat.bench.chart import Series, line_chart, nice_ticks
 from learn2splat.cli import demo, main
-from learn2splat.cli.chart import Series, line_chart, nice_ticks
 
 
 @pytest.fixture(scope="module")

@@ -39,8 +39,8 @@ class _Project(torch.autograd.Function):
         radii = torch.empty(C, N, 2, dtype=torch.int32)
         compensated = means.new_empty(C, N) if antialiased else None
         colors = means.new_empty(C, N, 3) if sh is not None else None
-        _native("project_forward", means.dtype)(*inputs, *options, num_threads(), means2d.numpy(), depths.numpy(), conics.numpy(), _array(compensated),
-                                                _array(colors), radii.numpy())  # fmt: skip
+        _native("project_forward", means.dtype)(*inputs, *options, num_threads(), means2d.numpy(), depths.numpy(), conics.numpy(),
+                                                _array(compensated), _array(colors), radii.numpy())  # fmt: skip
         ctx.inputs, ctx.options, ctx.antialiased = inputs, options, antialiased
         ctx.shown = (_array(colors), radii.numpy())
         ctx.mark_non_differentiable(radii)
@@ -59,8 +59,9 @@ class _Project(torch.autograd.Function):
         chunks = -(-len(means) // native.PROJECT_CHUNK)
         wants_cameras = ctx.needs_input_grad[5] or ctx.needs_input_grad[6]
         v_cameras = like.new_empty(chunks, len(viewmats), CAMERA_GRAD) if wants_cameras else None
-        _native("project_backward", like.dtype)(*ctx.inputs, *ctx.options, num_threads(), *ctx.shown, *map(_array, (v_means2d, v_depths, v_conics, v_compensated, v_colors)),
-                                                *map(_array, (v_means, v_quats, v_scales, v_opacities, v_sh, v_cameras)))  # fmt: skip
+        _native("project_backward", like.dtype)(*ctx.inputs, *ctx.options, num_threads(), *ctx.shown,
+                                                 *map(_array, (v_means2d, v_depths, v_conics, v_compensated, v_colors)),
+                                                 *map(_array, (v_means, v_quats, v_scales, v_opacities, v_sh, v_cameras)))  # fmt: skip
         v_campos = v_viewmats = None
         if wants_cameras:
             total = v_cameras.sum(0)
@@ -90,7 +91,7 @@ class _Blend(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, v_renders, v_alphas):
         renders, alphas = ctx.saved_tensors
-        means2d, _conics, opacities, colors, depths, _radii, backgrounds = ctx.inputs
+        _means2d, _conics, opacities, colors, depths, _radii, backgrounds = ctx.inputs
         C, N = depths.shape
         if v_renders is None:
             v_renders = torch.zeros_like(renders)
@@ -100,7 +101,8 @@ class _Blend(torch.autograd.Function):
         v_backgrounds = renders.new_empty(backgrounds.shape) if backgrounds is not None and ctx.needs_input_grad[5] else None
         absgrad = renders.new_empty(C, N, 2) if ctx.absgrad_of is not None else None
         _native("raster_backward", renders.dtype)(ctx.state, *ctx.inputs, num_threads(), *map(_array, (renders, alphas, v_renders, v_alphas)),
-                                                  *map(_array, (v_means2d, v_conics, v_opacities, v_colors, v_depths, absgrad, v_backgrounds)))  # fmt: skip
+                                                  *map(_array, (v_means2d, v_conics, v_opacities, v_colors)),
+                                                  *map(_array, (v_depths, absgrad, v_backgrounds)))  # fmt: skip
         if ctx.absgrad_of is not None:
             ctx.absgrad_of.absgrad = absgrad
         if len(opacities) != C:
@@ -112,7 +114,8 @@ class _Blend(torch.autograd.Function):
 
 def rasterize_cpu(
     means: Tensor, quats: Tensor, scales: Tensor, opacities: Tensor, colors: Tensor, viewmats: Tensor, Ks: Tensor, width: int, height: int, *,
-    sh_degree: int | None, near_plane: float, far_plane: float, eps2d: float, backgrounds: Tensor | None, render_mode: str, antialiased: bool, absgrad: bool,
+    sh_degree: int | None, near_plane: float, far_plane: float, eps2d: float, backgrounds: Tensor | None, render_mode: str,
+    antialiased: bool, absgrad: bool,
 ) -> tuple[Tensor, Tensor, dict]:  # fmt: skip
     """`rasterize` without ED's division, for CPU tensors whose shapes have been checked: renders, alphas (C, H, W), meta."""
     sh = campos = None

@@ -53,7 +53,8 @@ def rasterize(
 
     Returns:
         renders (C, height, width, D), D = 3, 1 or 4, depth last; alphas (C, height, width, 1);
-        meta with means2d (C, N, 2) px, radii (C, N, 2) int32 px (0: not visible), depths (C, N), conics (C, N, 3) px^-2, opacities (C, N), width, height, n_cameras.
+        meta with means2d (C, N, 2) px, radii (C, N, 2) int32 px (0: not visible), depths (C, N), conics (C, N, 3) px^-2, opacities (C, N),
+        width, height, n_cameras.
 
     Raises:
         ShapeError: an argument does not have the shape above, or dtypes or devices differ.
@@ -65,14 +66,24 @@ def rasterize(
     On a CPU the result does not depend on the number of threads (LEARN2SPLAT_NUM_THREADS, else torch.get_num_threads()).
     """
     _check(means, quats, scales, opacities, colors, viewmats, Ks, width, height, sh_degree, backgrounds, render_mode, rasterize_mode)
-    options = dict(sh_degree=sh_degree, near_plane=near_plane, far_plane=far_plane, eps2d=eps2d, backgrounds=backgrounds, render_mode=render_mode, absgrad=absgrad)
+    options = dict(
+        sh_degree=sh_degree,
+        near_plane=near_plane,
+        far_plane=far_plane,
+        eps2d=eps2d,
+        backgrounds=backgrounds,
+        render_mode=render_mode,
+        absgrad=absgrad,
+    )
     if means.device.type == "cuda":
         from .cuda import rasterize_cuda
 
         return rasterize_cuda(means, quats, scales, opacities, colors, viewmats, Ks, width, height, rasterize_mode=rasterize_mode, **options)
     if means.device.type != "cpu":
         raise BackendError(f"rasterize runs on cpu and cuda, got tensors on {means.device}: move them with .cpu()")
-    renders, alphas, meta = rasterize_cpu(means, quats, scales, opacities, colors, viewmats, Ks, width, height, antialiased=rasterize_mode == "antialiased", **options)
+    renders, alphas, meta = rasterize_cpu(
+        means, quats, scales, opacities, colors, viewmats, Ks, width, height, antialiased=rasterize_mode == "antialiased", **options
+    )
     alphas = alphas[..., None]
     if render_mode.endswith("ED"):
         renders = torch.cat([renders[..., :-1], renders[..., -1:] / alphas.clamp(min=1e-10)], -1)
@@ -92,8 +103,8 @@ def render_views(
     """Colours (C, height, width, 3) of stored Gaussians: activations (exp, sigmoid), then `rasterize`. Not clamped to [0, 1]."""
     backgrounds = None if background is None else background.expand(len(viewmats), 3)
     renders, _, _ = rasterize(
-        gaussians.means, gaussians.quats, gaussians.log_scales.exp(), gaussians.logit_opacities.sigmoid(), gaussians.sh(), viewmats, Ks, width, height,
-        sh_degree=sh_degree, backgrounds=backgrounds)  # fmt: skip
+        gaussians.means, gaussians.quats, gaussians.log_scales.exp(), gaussians.logit_opacities.sigmoid(), gaussians.sh(), viewmats, Ks,
+        width, height, sh_degree=sh_degree, backgrounds=backgrounds)  # fmt: skip
     return renders
 
 
@@ -116,11 +127,15 @@ def _check(means, quats, scales, opacities, colors, viewmats, Ks, width, height,
         raise OptionError(f"width and height must be at least 1 px, got {width} x {height}")
     if sh_degree is None:
         if colors.shape != (N, 3):
-            raise ShapeError(f"colors must have shape {(N, 3)} without sh_degree, got {tuple(colors.shape)}: pass sh_degree for spherical harmonics (N, K, 3)")
+            raise ShapeError(
+                f"colors must have shape {(N, 3)} without sh_degree, got {tuple(colors.shape)}: pass sh_degree for spherical harmonics (N, K, 3)"
+            )
     elif not 0 <= sh_degree <= 3:
         raise OptionError(f"sh_degree must be 0, 1, 2, 3 or None, got {sh_degree}")
     elif colors.ndim != 3 or colors.shape[::2] != (N, 3) or colors.shape[1] < (sh_degree + 1) ** 2:
-        raise ShapeError(f"colors must have shape ({N}, K, 3) with K >= {(sh_degree + 1) ** 2} for sh_degree = {sh_degree}, got {tuple(colors.shape)}")
+        raise ShapeError(
+            f"colors must have shape ({N}, K, 3) with K >= {(sh_degree + 1) ** 2} for sh_degree = {sh_degree}, got {tuple(colors.shape)}"
+        )
     if means.dtype not in (torch.float32, torch.float64):
         raise ShapeError(f"means must be float32 or float64, got {means.dtype}")
     others = {"quats": quats, "scales": scales, "opacities": opacities, "colors": colors, "viewmats": viewmats, "Ks": Ks, "backgrounds": backgrounds}
