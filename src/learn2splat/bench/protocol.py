@@ -18,8 +18,11 @@ import json
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
-from ..errors import OptionError
+import torch
+
+from ..errors import BackendError, OptionError
 from ..optimizers import UpdateRule, make_optimizer
 
 FORMAT = 1
@@ -68,10 +71,20 @@ class Protocol:
     views_per_step: int = 8
     test_every: int = 8
     context_views: int | None = None  # None: dense
+    device: Literal["cpu", "cuda"] = "cpu"
 
     @property
     def setting(self) -> str:
         return "dense" if self.context_views is None else "sparse"
+
+    def torch_device(self) -> torch.device:
+        """
+        Raises:
+            BackendError: there is no such device here.
+        """
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise BackendError(f"device cuda needs a CUDA device, and torch {torch.__version__} finds none: use cpu, or a CUDA build of torch")
+        return torch.device(self.device)
 
     def describe(self) -> dict[str, object]:
         """JSON-able, with all that `key` depends on."""

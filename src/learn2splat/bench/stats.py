@@ -49,6 +49,22 @@ def area_under_curve(cell: Cell, until: int) -> float:
     return float(((y[1:] + y[:-1]) / 2 * np.diff(x)).sum() / end)
 
 
+def seconds_to(cell: Cell, psnr: float) -> float:
+    """Seconds until the run has `psnr` (dB) for the first time, interpolated between points on the axis that charts have; NaN if it never has."""
+    before = None
+    for point in cell.points:
+        if point.psnr >= psnr:
+            if before is None or before.psnr >= point.psnr:
+                return point.seconds
+            part = (psnr - before.psnr) / (point.psnr - before.psnr)
+            if before.seconds <= 0:
+                return part * point.seconds
+            return before.seconds * (point.seconds / before.seconds) ** part
+        if not math.isnan(point.psnr):
+            before = point
+    return math.nan
+
+
 @dataclass(frozen=True)
 class Clocks:
     """Seconds per step of some cells, and what part of a core they got."""
@@ -143,17 +159,42 @@ class Difference:
     pairs: int
 
 
-def difference(comparison: Comparison, label: str) -> Difference | None:
-    """Against the best of the others: that with the highest mean PSNR at the end. None where there is nothing to compare."""
-    pairs = comparison.complete()
+def best_rival(comparison: Comparison, label: str) -> str | None:
+    """The best of the others: that with the highest mean PSNR at the end; one of which a run went wrong is none. None where there is no other."""
     means = {}
     for other in comparison.labels:
-        values = {pair: comparison.last(other, pair) for pair in pairs}
+        values = {pair: comparison.last(other, pair) for pair in comparison.complete()}
         if other != label and values and not any(math.isnan(v) for v in values.values()):
             means[other] = mean_over_scenes(values)[0]
-    if not means:
+    return max(means, key=means.__getitem__, default=None)
+
+
+@dataclass(frozen=True)
+class HeadStart:
+    """How many times sooner than `goal` had it at its end a run has the same PSNR: geometric mean over the `reached` of `pairs` that get there."""
+
+    goal: str
+    factor: float
+    reached: int
+    pairs: int
+
+
+def head_start(comparison: Comparison, label: str, goal: str) -> HeadStart:
+    """Of `label` over `goal` (another label, or the same: then it says how early a run had what it ended with)."""
+    factors, pairs = [], comparison.complete()
+    for pair in pairs:
+        target, cell = comparison.last(goal, pair), comparison.cells[(label, *pair)]
+        seconds = seconds_to(cell, target)
+        if seconds > 0:
+            factors.append(comparison.cells[(goal, *pair)].end["seconds"] / seconds)
+    return HeadStart(goal, statistics.geometric_mean(factors) if factors else math.nan, len(factors), len(pairs))
+
+
+def difference(comparison: Comparison, label: str) -> Difference | None:
+    """Against `best_rival`. None where there is nothing to compare."""
+    pairs, rival = comparison.complete(), best_rival(comparison, label)
+    if rival is None:
         return None
-    rival = max(means, key=means.__getitem__)
     by_scene: dict[str, list[float]] = {}
     for pair in pairs:
         gap = comparison.last(label, pair) - comparison.last(rival, pair)

@@ -21,11 +21,13 @@ import json
 import math
 import os
 import shutil
+import uuid
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 from ..errors import SaveError
-from ..fit.files import to_json
+from ..fit.files import atomic_write, to_json
 from .protocol import file_name
 
 ENDED = ("done", "diverged")  # These are results; a cell that failed is tried again.
@@ -144,3 +146,15 @@ def read_cells(out: Path) -> list[Cell]:
 
 def _number(value: object, name: str) -> object:
     return math.nan if value is None and name != "picture" else value
+
+
+def write_once(path: Path, content: Callable[[], bytes | str]) -> None:
+    """Write the file unless it is there. Several processes may do so at once: each has a temporary file of its own, and the contents are the same."""
+    if path.exists():
+        return
+    own = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:12]}{path.suffix}")
+    atomic_write(own, content())
+    try:
+        os.replace(own, path)
+    except OSError as error:
+        raise SaveError(f"could not write {path}: {error.strerror or error}") from error

@@ -1,20 +1,31 @@
-"""The tables of a report, as text with marks: HTML, Markdown and the terminal show the same ones. CSV has one row per cell with all numbers."""
+"""The tables of a report, as text with marks: HTML, Markdown and the terminal show the same ones."""
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from . import stats
+from .lpips import BACKBONES
 from .stats import Comparison, Pair
 from .store import Cell
 
-NO_LPIPS = "LPIPS: n/a, because its backbone networks need weights that this package does not ship and does not download."
 DASH = "–"
+NOT_AVAILABLE = "n/a"
+NOTES = {  # What columns mean that do not say it themselves.
+    "PSNR": "dB on the held-out photos at the end of the budget, ± standard deviation over seeds (of the mean over scenes)",
+    "best": "highest PSNR on the way",
+    "log-area": "mean PSNR over the logarithm of steps, up to the steps that all have done: high for who is good early and late",
+    "ahead of best rival": "difference in PSNR at the end, pair by pair (same scene and seed), with a 95 % bootstrap interval",
+    "wins": "scenes with the highest PSNR",
+    "ms / step": "milliseconds, of which in rendering, loss and gradients, and in the update rule",
+    "cores": "processor time of all threads over wall-clock time",
+    "MB": "peak memory of steps after warm-up, beyond the scene: Gaussians, optimizer state, gradients, renders; the largest of all runs",
+    "to {first}'s end": "how many times sooner than {first}'s whole run a run has {first}'s final PSNR; if not all get there, how many",
+    "to best rival's end": "the same against the best of the others",
+}
 
 
 @dataclass(frozen=True)
@@ -48,35 +59,73 @@ class _Columns:
         self.table.head.append(name)
         for row, text in zip(self.table.rows, texts):
             row.append(text)
-        ranked = sorted((i for i, v in enumerate(values or ()) if not math.isnan(v)), key=lambda i: -values[i])
-        if len(ranked) > 1:
-            self.table.best.add((ranked[0], column))
-            if len(ranked) > 2:
-                self.table.second.add((ranked[1], column))
+        levels = sorted({v for v in values or () if not math.isnan(v)}, reverse=True)  # equals share a mark
+        if len(levels) > 1:
+            self.table.best.update((i, column) for i, v in enumerate(values) if v == levels[0])
+        if len(levels) > 2:
+            self.table.second.update((i, column) for i, v in enumerate(values) if v == levels[1])
 
 
-def summary_table(c: Comparison) -> Table:
-    """Means over scenes and seeds."""
+def quality_table(c: Comparison) -> Table:
+    """Means over scenes and seeds of how good the renders are."""
     pairs = c.complete()
-    columns = _Columns("Summary", c.labels)
+    columns = _Columns("Quality", c.labels)
     ends = [_over(pairs, lambda pair, label=label: c.last(label, pair)) for label in c.labels]
-    columns.add("PSNR at the end", [_end_text(c, label, pairs, *end) for label, end in zip(c.labels, ends)], [mean for mean, _ in ends])
-    for name, value, digits in (("best", stats.best_psnr, 2), ("best - end", _degradation, 2), ("SSIM", _last_ssim, 3)):
-        means = [_over(pairs, lambda pair, label=label, value=value: _of_ended(c, label, pair, value))[0] for label in c.labels]
-        ranked = [-mean for mean in means] if name == "best - end" else means
-        columns.add(name, [number(mean, digits) for mean in means], None if name == "best - end" else ranked)
-    columns.add("LPIPS", ["n/a"] * len(c.labels))
+    columns.add("PSNR", [_end_text(c, label, pairs, *end) for label, end in zip(c.labels, ends)], [mean for mean, _ in ends])
+
+    def add_means(name: str, value: Callable[[Cell], float], digits: int, sign: int) -> None:
+        """`sign`: 1 where large is good, -1 where small is, 0 for no ranking."""
+        means = [_over(pairs, lambda pair, label=label: _of_ended(c, label, pair, value))[0] for label in c.labels]
+        columns.add(name, [number(mean, digits) for mean in means], [sign * mean for mean in means] if sign else None)
+
+    add_means("best", stats.best_psnr, 2, 1)
+    add_means("best - end", _degradation, 2, 0)
+    add_means("SSIM", last_ssim, 3, 1)
+    measured = [net for net in BACKBONES if any(not math.isnan(lpips(cell, net)) for cell in c.cells.values())]
+    for net in measured:
+        add_means(f"LPIPS {net}", lambda cell, net=net: lpips(cell, net), 3, -1)
+    if not measured:
+        columns.add("LPIPS", [NOT_AVAILABLE] * len(c.labels))
     areas = [_over(pairs, lambda pair, label=label: _area(c, label, pair))[0] for label in c.labels]
     columns.add("log-area", [number(area) for area in areas], areas)
-    times = [stats.clocks(c.of(label, pairs)) for label in c.labels]
-    steps = [_over(pairs, lambda pair, label=label: _of_ended(c, label, pair, lambda cell: float(cell.end["steps"])))[0] for label in c.labels]
-    columns.add("steps", [number(mean, 0) for mean in steps])
-    for name, get in (("ms / step", lambda t: t.step), ("render", lambda t: t.render), ("update", lambda t: t.update)):
-        columns.add(name, [DASH if t is None else f"{1000 * get(t):.1f}" for t in times])
     columns.add("ahead of best rival", [difference_text(stats.difference(c, label)) for label in c.labels])
     count = stats.wins(c)
     columns.add("wins", [f"{count[label]} of {len({scene for scene, _ in pairs})}" for label in c.labels])
     return columns.table
+
+
+def cost_table(c: Comparison) -> Table:
+    """Steps, seconds and memory, and how soon each has what others end with."""
+    pairs = c.complete()
+    columns = _Columns("Cost", c.labels)
+    times = [stats.clocks(c.of(label, pairs)) for label in c.labels]
+    for name, key, digits in (("steps", "steps", 0), ("seconds", "seconds", 1)):
+        means = [_over(pairs, lambda pair, label=label, key=key: _of_ended(c, label, pair, lambda cell: cell.end[key]))[0] for label in c.labels]
+        columns.add(name, [number(mean, digits) for mean in means])
+    for name, get in (("ms / step", lambda t: t.step), ("render", lambda t: t.render), ("update", lambda t: t.update)):
+        columns.add(name, [DASH if t is None else f"{1000 * get(t):.1f}" for t in times])
+    columns.add("cores", [DASH if t is None else f"{t.cpu_share:.2f}" for t in times])
+    peaks = [[cell.end["peak_bytes"] for cell in c.of(label, pairs) if cell.end.get("peak_bytes") is not None] for label in c.labels]
+    columns.add("MB", [number(max(peak) / 1e6, 0) if peak else NOT_AVAILABLE for peak in peaks])
+    first = c.labels[0]
+    starts = [stats.head_start(c, label, first) for label in c.labels]
+    columns.add(f"to {first}'s end", [head_start_text(start) for start in starts], [_factor(start) for start in starts])
+    rivals = [stats.best_rival(c, label) for label in c.labels]
+    columns.add(
+        "to best rival's end",
+        [DASH if rival is None else head_start_text(stats.head_start(c, label, rival)) for label, rival in zip(c.labels, rivals)],
+    )
+    return columns.table
+
+
+def notes(c: Comparison, table: Table) -> list[tuple[str, str]]:
+    """(column, meaning) of the columns of a table whose names do not say it; LPIPS with why it is not there."""
+    first = c.labels[0]
+    found = [(name.format(first=first), text.format(first=first)) for name, text in NOTES.items()]
+    if "LPIPS" in table.head:
+        reasons = sorted({reason for cell in c.cells.values() if cell.end and (reason := cell.end.get("lpips_missing"))})
+        found.append(("LPIPS", f"{NOT_AVAILABLE}: {'; '.join(reasons) or 'no run has ended'} (nothing is downloaded)"))
+    return [(name, text) for name, text in found if name in table.head]
 
 
 def scenes_table(c: Comparison) -> Table:
@@ -145,35 +194,6 @@ def headline(c: Comparison) -> str:
     return f"{first} ends at {sound[first]:.2f} dB, {gap.mean:.2f} dB{interval} ahead of {gap.rival}, the next best, over {over}.{verdict}"
 
 
-def to_csv(comparisons: Iterable[Comparison]) -> str:
-    """One row per cell; empty where there is no value."""
-    comparisons = list(comparisons)
-    step_marks = sorted({mark for c in comparisons for mark in stats.step_marks(c)})
-    second_marks = sorted({mark for c in comparisons for mark in stats.second_marks(c)})
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(
-        ["protocol", "setting", "budget", "scene", "optimizer", "seed", "status", "psnr_end", "psnr_best", "ssim_end", "log_area", "log_area_until",
-         "steps", "seconds", "cpu_seconds", "update_seconds", "gaussians", "long_side", "cpu", "threads", "load", "learn2splat", "torch", "commit",
-         *(f"psnr_step_{mark}" for mark in step_marks), *(f"psnr_{mark:g}_seconds" for mark in second_marks)]
-    )  # fmt: skip
-    for c in comparisons:
-        for (label, scene, seed), cell in sorted(c.cells.items()):
-            end, protocol, machine = cell.end or {}, c.protocol, cell.header["machine"]
-            until = c.common_steps((scene, seed))
-            values = [
-                protocol["name"], protocol["setting"], protocol["budget"], scene, label, seed, cell.status, stats.last_psnr(cell),
-                stats.best_psnr(cell), _last_ssim(cell), stats.area_under_curve(cell, until), until, end.get("steps"), end.get("seconds"),
-                end.get("cpu_seconds"), end.get("update_seconds"), cell.header["scene"]["gaussians"], protocol["long_side"], machine["cpu"],
-                machine["threads"], cell.header["load"], machine["learn2splat"], machine["torch"], cell.header["commit"],
-                *(stats.psnr_at_step(cell, mark) for mark in step_marks), *(stats.psnr_at_seconds(cell, mark) for mark in second_marks),
-            ]  # fmt: skip
-            writer.writerow(
-                "" if v is None or (isinstance(v, float) and math.isnan(v)) else f"{v:.6g}" if isinstance(v, float) else v for v in values
-            )
-    return out.getvalue()
-
-
 def number(value: float, digits: int = 2) -> str:
     return DASH if math.isnan(value) else f"{value:.{digits}f}"
 
@@ -181,6 +201,18 @@ def number(value: float, digits: int = 2) -> str:
 def with_spread(mean: float, spread: float) -> str:
     """24.31 ± 0.05"""
     return number(mean) + ("" if math.isnan(spread) or math.isnan(mean) else f" ± {spread:.2f}")
+
+
+def head_start_text(start: stats.HeadStart) -> str:
+    """8.1x, or 3.2x (2 of 3) where not all runs get there."""
+    if not start.reached:
+        return DASH
+    return f"{start.factor:.1f}x" + ("" if start.reached == start.pairs else f" ({start.reached} of {start.pairs})")
+
+
+def _factor(start: stats.HeadStart) -> float:
+    """For ranking: only of those that always get there."""
+    return start.factor if start.reached == start.pairs else math.nan
 
 
 def difference_text(d: stats.Difference | None) -> str:
@@ -212,7 +244,12 @@ def _degradation(cell: Cell) -> float:
     return stats.best_psnr(cell) - stats.last_psnr(cell)
 
 
-def _last_ssim(cell: Cell) -> float:
+def lpips(cell: Cell, net: str) -> float:
+    value = (cell.end or {}).get(f"lpips_{net}")
+    return math.nan if value is None else value
+
+
+def last_ssim(cell: Cell) -> float:
     return cell.points[-1].ssim if cell.points else math.nan
 
 

@@ -12,8 +12,9 @@ from pathlib import Path
 import torch
 
 from ..errors import OptionError, SceneError
-from ..fit.files import atomic_write, to_json
+from ..fit.files import to_json
 from ..scenes import Scene
+from .store import write_once
 
 CHOICE_SEED = 0  # Of the first context view; not an option, so that everyone gets the same views.
 
@@ -33,7 +34,7 @@ def with_views(scene: Scene, context_views: int | None, index: Path) -> Scene:
     else:
         context = scene.train_idx if context_views is None else choose_context(scene, context_views)
         target = scene.test_idx
-        atomic_write(index, to_json({scene.name: {"context": list(context), "target": list(target)}}) + "\n")
+        write_once(index, lambda: to_json({scene.name: {"context": list(context), "target": list(target)}}) + "\n")
     return replace(scene, train_idx=tuple(context), test_idx=tuple(target))
 
 

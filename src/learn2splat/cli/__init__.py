@@ -13,11 +13,13 @@ import tyro
 
 from .. import __version__
 from ..errors import Learn2SplatError
+from .bench import Bench
 from .common import Command, Interrupted
 from .demo import Demo
 from .eval import Eval
 from .fit import Fit
 from .render import Render
+from .report import Report
 from .train import Train
 
 Commands = (
@@ -26,6 +28,8 @@ Commands = (
     | Annotated[Render, tyro.conf.subcommand("render")]
     | Annotated[Demo, tyro.conf.subcommand("demo")]
     | Annotated[Train, tyro.conf.subcommand("train")]
+    | Annotated[Bench, tyro.conf.subcommand("bench")]
+    | Annotated[Report, tyro.conf.subcommand("report")]
 )
 
 

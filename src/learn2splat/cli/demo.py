@@ -20,8 +20,8 @@ from ..optimizers import make_optimizer
 from ..optimizers.weights import packaged_weights
 from ..scenes import Scene, make_procedural_scene
 from .common import Command, Interrupted, machine, note, stop_on_signals
+from .demo_page import DemoRun, render_report
 from .progress import FitProgress
-from .report import DemoRun, render_report
 
 OPTIMIZERS = ("adam", "adam-auto", "learned")
 EVAL_STEPS = (0, 3, 10, 30, 100, 200, 300)

@@ -1,0 +1,204 @@
+"""One cell under way: an optimizer on a scene from a seed, advanced in slices by its group (`run.py`)."""
+
+from __future__ import annotations
+
+import os
+import traceback
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+from ..errors import CheckpointError, SaveError
+from ..fit import FitRun, rendered
+from ..fit.checkpoint import fingerprint, has_checkpoint, rule_fingerprint
+from ..fit.files import atomic_write
+from ..gaussians import Gaussians
+from ..scenes import Scene
+from .lpips import lpips_scores
+from .memory import PeakMemory
+from .page import png
+from .protocol import WARM_UP_STEPS, Contender, Protocol, is_mark, passed_mark
+from .store import CellFile, Point
+
+
+@dataclass(frozen=True)
+class LaneProgress:
+    """Where a cell is. `status`: waiting, running, done, diverged or failed; `fraction` of its budget; `psnr` as last scored, or None."""
+
+    label: str
+    status: str
+    steps: int
+    seconds: float
+    fraction: float
+    psnr: float | None
+
+
+@dataclass(frozen=True)
+class Start:
+    """What all optimizers of a group have in common. `about`: machine, commit, command; `shown`: the photo whose renders are kept, or None."""
+
+    scene: Scene
+    gaussians: Gaussians
+    seed: int
+    protocol: Protocol
+    about: dict
+    shown: int | None
+
+
+class Lane:
+    """One cell under way, or finished before. `ended`, `status`, `steps` and `seconds` say how far it is."""
+
+    def __init__(self, start: Start, contender: Contender, order: int, file: CellFile) -> None:
+        """`order`: place among the contenders; 0 is the reference of a budget that has one.
+
+        Raises:
+            CheckpointError: the file holds a finished cell of other photos or other weights.
+        """
+        self.start, self.contender, self.file = start, contender, file
+        self.reference = start.protocol.budget.reference is not None and order == 0
+        self.fit: FitRun | None = None
+        self.memory: int | None = None
+        rule = contender.make()
+        identity = {**fingerprint(start.scene, start.gaussians), **rule_fingerprint(rule)}
+        old = file.read()
+        self.ended = old is not None and old.finished
+        self.seconds, self.steps, self.status, self.psnr = 0.0, 0, "waiting", None
+        if self.ended:
+            if old.header["identity"] != identity:
+                changed = next(key for key, value in identity.items() if old.header["identity"].get(key) != value)
+                raise CheckpointError(f"{file.path} holds a result with other values of {changed}: give another --out, or delete that file")
+            self.seconds, self.steps, self.status = old.end["seconds"], old.end["steps"], old.status
+            self.psnr = old.points[-1].psnr if old.points else None
+        self.header = {
+            "protocol": start.protocol.describe(),
+            "scene": _describe(start),
+            "optimizer": {"label": contender.label, "spec": contender.spec, "order": order},
+            "seed": start.seed,
+            "identity": identity,
+            **start.about,
+        }
+
+    def begin(self) -> None:
+        """Warm up, measure memory, then start the cell or go on from its checkpoint."""
+        resume = has_checkpoint(self.file.checkpoint) and (old := self.file.read()) is not None and old.end is None
+        if not resume:
+            self.file.drop_checkpoint()
+            self.file.append("cell", **self.header, load=load_average())
+        try:
+            self._throw_away_steps()
+            with PeakMemory(self.start.gaussians.means.device) as peak:
+                self._throw_away_steps()
+            self.memory = peak.bytes
+            budget = self.start.protocol.budget
+            self.fit = self._make_run(budget.steps if self.reference or not budget.reference else None, resume)
+        except (SaveError, CheckpointError):
+            raise
+        except Exception as error:  # whatever an optimizer of someone's own may raise: it is a row of the table
+            self.fail(error)
+            return
+        if resume:
+            self.file.append("rewind", step=self.fit.step, machine=self.header["machine"], commit=self.header["commit"], load=load_average())
+        self._update()
+        self.status = "running"
+
+    def _throw_away_steps(self) -> None:
+        run = self._make_run(WARM_UP_STEPS)
+        for _ in range(WARM_UP_STEPS):
+            run.advance()
+
+    def _make_run(self, steps: int | None, resume: bool | None = None) -> FitRun:
+        """`resume`: None for a run that keeps no checkpoint."""
+        return FitRun(
+            self.start.scene,
+            self.start.gaussians,
+            self.contender.make(),
+            steps=steps,
+            horizon=self.start.protocol.budget.steps,
+            views_per_step=self.start.protocol.views_per_step,
+            seed=self.start.seed,
+            checkpoint=None if resume is None else self.file.checkpoint,
+            resume=bool(resume),
+        )
+
+    def run_until(self, turn: float, limit: float | None, stop: Callable[[], bool]) -> None:
+        """Steps until the run's own clock shows `turn` seconds or the run is over. `limit`: seconds that end it."""
+        if not self.reference:
+            self.fit.max_seconds = limit
+        try:
+            while not stop():
+                if (self.fit.step == 0 and not self.fit.curve) or self.fit.finished:
+                    self._score()
+                if self.fit.finished or self.fit.seconds >= turn:
+                    break
+                before = self.fit.seconds
+                self.fit.advance()
+                if self.fit.diverged:
+                    self.file.append("rewind", step=self.fit.step)
+                elif is_mark(self.fit.step) or passed_mark(before, self.fit.seconds):
+                    self._score()
+            self._update()
+            if self.fit.finished:
+                self._end("diverged" if self.fit.diverged else "done", **lpips_scores(self.start.scene, self.fit.gaussians))
+        except SaveError:
+            raise
+        except Exception as error:  # see begin
+            self.fail(error)
+
+    def _score(self) -> None:
+        """Append the quality of now, with a picture where it is kept."""
+        fit, shown = self.fit, self.start.shown
+        if not fit.evaluate():
+            return
+        point = fit.curve[-1]
+        picture = None
+        if shown is not None:
+            _, image, _ = next(rendered(self.start.scene, fit.gaussians, [shown]))
+            path = self.file.picture(fit.step)
+            atomic_write(path, png(image))
+            picture = path.name
+        row = Point(fit.step, fit.seconds, fit.cpu_seconds, fit.update_seconds, point.psnr, point.ssim, picture)
+        self.file.append("point", **asdict(row))
+        self.psnr = point.psnr
+
+    def _update(self) -> None:
+        self.seconds, self.steps = self.fit.seconds, self.fit.step
+
+    def fail(self, error: Exception) -> None:
+        """End the cell with what went wrong."""
+        if self.fit is not None:
+            self._update()
+        frames = traceback.extract_tb(error.__traceback__)[-1:]
+        self._end("failed", error=f"{type(error).__name__}: {error}", where=" ".join(f"{frame.filename}:{frame.lineno}" for frame in frames))
+
+    def _end(self, status: str, **more: object) -> None:
+        clocks = {"cpu_seconds": self.fit.cpu_seconds, "update_seconds": self.fit.update_seconds} if self.fit else {}
+        values = {"status": status, "steps": self.steps, "seconds": self.seconds, **clocks, "peak_bytes": self.memory, "load": load_average()}
+        self.file.append("end", **values, **more)
+        self.file.drop_checkpoint()
+        self.ended, self.status, self.fit = True, status, None
+
+    def save(self) -> None:
+        if self.fit is not None and not self.ended:
+            self.fit.save()
+
+    def progress(self, limit: float | None) -> LaneProgress:
+        """`limit` as for `run_until`."""
+        steps = self.start.protocol.budget.steps if self.reference or self.start.protocol.budget.reference is None else None
+        parts = [self.steps / steps if steps else 0.0, self.seconds / limit if limit else 0.0]
+        return LaneProgress(self.contender.label, self.status, self.steps, self.seconds, 1.0 if self.ended else min(1.0, max(parts)), self.psnr)
+
+
+def _describe(start: Start) -> dict[str, object]:
+    scene = start.scene
+    return {
+        "name": scene.name,
+        "photo_sizes": sorted({scene.size(i) for i in range(len(scene))}),
+        "context": len(scene.train_idx),
+        "held_out": len(scene.test_idx),
+        "gaussians": len(start.gaussians),
+        "shown_photo": None if start.shown is None else scene.image_names[start.shown],
+    }
+
+
+def load_average() -> float | None:
+    """Processes that wanted the processor in the last minute: above the number of cores, seconds are those of a crowded machine."""
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
