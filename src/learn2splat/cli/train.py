@@ -57,8 +57,8 @@ class Train(Command):
     """Ablation: store episodes as the unroll left them."""
     no_log_ages: Flag = False
     """Ablation: the paper's rule of which episodes are stored again, instead of log-uniform ages."""
-    no_advantage: Flag = False
-    """Ablation: horizon without reference to what the nominal rule reaches."""
+    advantage: Flag = False
+    """Horizon: measure losses by what the nominal rule reaches from the same state, instead of by the piece's own gain."""
     no_intermediate: Flag = False
     """Ablation: horizon with the loss at the end alone."""
     no_delta_loss: Flag = False
@@ -109,10 +109,11 @@ class Train(Command):
             config = with_scheme(config, self.scheme)
         given = {"architecture": self.architecture, "meta_steps": self.meta_steps, "scenes_per_step": self.scenes_per_step, "lr": self.lr}
         without = {
-            "buffer": self.no_buffer, "rollout": self.no_rollout, "log_ages": self.no_log_ages, "advantage": self.no_advantage,
+            "buffer": self.no_buffer, "rollout": self.no_rollout, "log_ages": self.no_log_ages,
             "intermediate": self.no_intermediate, "delta_weight": self.no_delta_loss, "stability_weight": self.no_stability_loss, "ema": self.no_ema,
         }  # fmt: skip
         changes = {name: value for name, value in given.items() if value is not None}
+        changes |= {"advantage": True} if self.advantage else {}
         changes |= {name: type(getattr(config, name))(0) for name, left_out in without.items() if left_out}
         return replace(config, seed=self.seed, **changes)
 

@@ -3,9 +3,9 @@
 `greedy` is the paper's (METHOD.md section 4): every update is judged by the loss right after it, Gaussians are detached between steps, only the
 latent state carries gradients on. Its bias against slow progress was measured (NOTES.md section 2, lesson 2; Wu et al., arXiv:1803.02021).
 
-`horizon` keeps the Gaussians in the graph and judges where the piece ends. The gradients that the rule reads are constants, so d theta_T / d delta_t
-is the identity, no second derivatives occur and only the network's activations are kept. The loss is relative to what `nominal` reaches from the same
-state with the same views: early steps gain a hundred times more than late ones, and so count the same.
+`horizon` keeps the Gaussians in the graph and judges where the piece ends. All that the rule reads, gradients and parameters, are constants, so
+d theta_T / d delta_t is the identity, no second derivatives occur and only the network's activations are kept. The loss is relative to what the piece
+gains, or to what `nominal` gains from the same state with the same views: early steps gain a hundred times more than late ones, and so count the same.
 """
 
 from __future__ import annotations
@@ -107,13 +107,16 @@ def _horizon(
     ratio = math.nan
     for i, chosen in enumerate(views, 1):
         inner, grads = loss_and_gradients(scene, gaussians.detach(), chosen)
-        gaussians, state = rule.update(gaussians, grads, state)
+        new, state = rule.update(gaussians.detach(), grads, state)
+        # The value is `new` to the bit; the graph leads to this step's delta and to all before it.
+        gaussians = new.zip_map(lambda now, before: now + (before - before.detach()), gaussians)
         if not math.isfinite(inner):
             return None
         if i in marks:
             loss = meta_loss(scene, gaussians, judged, config.ssim_weight)
             reference = references[i] if config.advantage else start
-            unit = abs(start - reference) + config.advantage_floor * start if config.advantage else start
+            gain = abs(start - (reference if config.advantage else float(loss.detach())))
+            unit = gain + config.advantage_floor * start
             total = total + marks[i] * compressed((loss - reference) / unit)
             ratio = float(loss.detach()) / reference
     return Unrolled(total, _ended(episode, gaussians, state), steps, ratio)

@@ -1,7 +1,8 @@
 """What the `anchored` network reads about each seen Gaussian: scale-free numbers only (NOTES.md section 3).
 
-Nothing here depends on the unit of length, on where the origin is, on the unit of the loss, or on how many Gaussians or steps there are (the one
-clock is `age`, 1 / sqrt(steps in which this Gaussian was seen): it tells young from old and fades, so no horizon can be read off it).
+Nothing here depends on the unit of length, on where the origin is, on the unit of the loss, or on how many Gaussians or steps there are. There are
+two clocks, and no horizon can be read off either: `age`, 1 / sqrt(steps in which this Gaussian was seen), which fades, and `log_age`, which only the
+magnitude path reads, so that steps may shrink as a power of the age and go on doing so beyond any trained horizon.
 Gradients enter divided by their own running size or by that of the other Gaussians; lengths enter divided by the local spacing. Vectors enter only
 through sizes and agreements of vectors, never as components, so axes may be relabelled; what keeps the rule from being rotation equivariant is
 Adam's normalisation per component, and nothing else.
@@ -27,6 +28,7 @@ RUNNING_BETA = 0.95  # of the running mean of log |g|
 MAX_RATIO = 5.0  # Bound of normalised gradients, as that of the nominal direction.
 TINY = 1e-37  # Just above the smallest normal float32.
 MAX_LOG = 8.0
+FIRST_AGE = 16.0  # Steps: where the logarithm of the age begins.
 LOG_UNIT = 4.0  # Logarithms are divided by this, so that features are of order 1.
 
 # The features and their widths. The network reads those that its configuration names, in this order.
@@ -43,11 +45,14 @@ FEATURES = {
     "colour": 2,  # mean of sh0; log rms of shN
     "seen": 1,  # running share of steps in which this Gaussian was seen
     "age": 1,
+    "log_age": 1,  # log(1 + age / FIRST_AGE)
     "neighbour_agreement": 4,  # cosine of the own direction and the neighbours' mean (means, log-scales, opacity, sh0)
     "neighbour_difference": 4,  # log rms of the neighbours' mean parameters minus the own; means in units of spacing
 }
-# The part of the features that says how far gradients stand out of their noise: read by the magnitude path too.
-NOISE_FEATURES = ("size_to_running", "raw", "momentum", "slow_momentum")
+# What the magnitude path reads: how far gradients stand out of their noise, and the age.
+MAGNITUDE_FEATURES = ("size_to_running", "raw", "momentum", "slow_momentum", "log_age")
+# What the network reads unless told otherwise: a log age beyond all trained ones must not reach what is not linear in it.
+NETWORK_FEATURES = tuple(name for name in FEATURES if name != "log_age")
 
 NEIGHBOUR_FIELDS = ("means", "log_scales", "logit_opacities", "sh0")  # Differences of quaternions mean nothing (q and -q are one rotation).
 NUM_RELATIONS = 3  # What the attention reads about a pair: log distance over spacing, difference in opacity, distance in colour.
@@ -137,6 +142,7 @@ def observe(s: Seen) -> Observed:
     features["agreement"] = ((raw * s.direction) @ groups) / (raw_square * square + 1e-12).sqrt()
     features["seen"] = s.seen_rate.unsqueeze(1)
     features["age"] = s.count.rsqrt().unsqueeze(1)
+    features["log_age"] = (s.count / FIRST_AGE).log1p().unsqueeze(1) / LOG_UNIT
     features["neighbour_agreement"] = (cross / (square[:, :-1] * neighbour_square + 1e-12).sqrt())[:, pick]
     weight = s.count.reciprocal().clamp_min(1 - RUNNING_BETA).unsqueeze(1)
     return Observed(features, _relations(s, near, length), raw, slow, neighbour_direction, offset, running.lerp(log_size, weight))

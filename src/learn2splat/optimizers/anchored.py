@@ -12,8 +12,8 @@ The bases (`TERMS`) are vectors that transform like the parameter itself: this s
 neighbours' mean, and for log-scales and opacities constants. So weights are shared over axes and colour channels, the rule has no preferred axis, and
 every parameter has its own correction. In units of `size` a step is at most exp(max_log_growth) * (5 + c); for means, a size is 0.04 local spacings.
 
-The *magnitude path* is one linear layer from the logarithms of gradient-to-noise straight to the log-gains: a power law, with which steps can shrink
-by themselves at the noise floor (the counterpart of the paper's state scale).
+The *magnitude path* is one linear layer from the logarithms of gradient-to-noise and of the age straight to the log-gains: a power law, with which
+steps can shrink by themselves at the noise floor (the counterpart of the paper's state scale).
 
 The last layers start at zero: then gain = 1, correction = 0, and the rule takes the steps of `nominal` to the last bit.
 
@@ -32,7 +32,7 @@ from torch.nn import functional as F
 from ..errors import OptionError
 from ..gaussians.knn import knn
 from ..gaussians.record import COLUMNS, FIELDS, Gaussians
-from ._features import CORE, FEATURES, NEIGHBOUR_FIELDS, NOISE_FEATURES, NUM_GROUPS, NUM_RELATIONS, SLOW_BETA, Observed, Seen, observe
+from ._features import CORE, FEATURES, MAGNITUDE_FEATURES, NEIGHBOUR_FIELDS, NETWORK_FEATURES, NUM_GROUPS, NUM_RELATIONS, SLOW_BETA, Observed, Seen, observe
 from ._moments import ADAM_EPS, clean_gradients, init_moments
 from .attention import Block, seen_neighbours
 from .base import OptState, Task, UpdateRule
@@ -67,7 +67,7 @@ class AnchoredConfig:
     max_log_growth: float = 2.0  # Gains stay below exp of this: 7.4.
     max_log_shrink: float = 5.0  # Gains stay above exp of minus this: 0.0067.
     max_correction: float = 2.0  # In units of the direction, whose bound is 5.
-    features: tuple[str, ...] = tuple(FEATURES)  # What the network reads; shorten it to ablate.
+    features: tuple[str, ...] = NETWORK_FEATURES  # What the network reads; shorten it to ablate.
     nominal: NominalConfig = field(default_factory=NominalConfig)
 
     def __post_init__(self) -> None:
@@ -86,7 +86,7 @@ class AnchoredNetwork(nn.Module):
     def __init__(self, config: AnchoredConfig) -> None:
         super().__init__()
         read = sum(FEATURES[name] for name in config.features)
-        noise = sum(FEATURES[name] for name in NOISE_FEATURES)
+        noise = sum(FEATURES[name] for name in MAGNITUDE_FEATURES)
         width = config.width
         self.own = nn.Linear(read + config.latent, width)
         self.overall = nn.Linear(read + 1, width, bias=False)  # means of the features over the seen Gaussians, and the share of those
@@ -94,7 +94,7 @@ class AnchoredNetwork(nn.Module):
         self.blocks = nn.ModuleList(Block(width, config.head_dim, config.heads, config.mlp_ratio * width, F.relu) for _ in range(config.blocks))
         self.memory = nn.Linear(width, 2 * config.latent)  # gate, candidate
         self.head = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, NUM_GROUPS + NUM_TERMS))
-        self.magnitude = nn.Linear(2 * noise, NUM_GROUPS, bias=False)  # own noise features and their means over the seen Gaussians
+        self.magnitude = nn.Linear(2 * noise, NUM_GROUPS, bias=False)  # own features and their means over the seen Gaussians
         nn.init.zeros_(self.head[2].weight)
         nn.init.zeros_(self.head[2].bias)
         nn.init.zeros_(self.magnitude.weight)
@@ -212,7 +212,7 @@ class Anchored(UpdateRule):
         latent = take(old["latent"])
         inputs = (
             torch.cat([observed.features[name] for name in config.features], dim=1).to(latent.dtype),
-            torch.cat([observed.features[name] for name in NOISE_FEATURES], dim=1).to(latent.dtype),
+            torch.cat([observed.features[name] for name in MAGNITUDE_FEATURES], dim=1).to(latent.dtype),
             len(rows) / len(seen),
             latent,
             observed.relations.to(latent.dtype),
