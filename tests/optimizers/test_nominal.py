@@ -17,7 +17,7 @@ from learn2splat.optimizers.nominal import NominalConfig, local_spacing
 from learn2splat.scenes import Similarity
 
 N, STEPS = 12, 45  # the spacing is measured at steps 0, 20 and 40
-RATES = {"quats": 5e-3, "log_scales": 1.5e-2, "logit_opacities": 0.1, "sh0": 1e-2, "shN": 6e-4}
+RATES = {"quats": 1.6e-2, "log_scales": 4.8e-2, "logit_opacities": 0.14, "sh0": 2.1e-2, "shN": 2.2e-3}
 BOUNDS = {"log_scales": (-8, math.log(3)), "logit_opacities": (-7, 7), "sh0": (-2, 2), "shN": (-2, 2)}
 
 
@@ -55,10 +55,10 @@ def oracle() -> dict[str, np.ndarray]:
             for name, values in g.items():
                 for j in range(values.shape[1]):
                     m[name][i, j] = 0.9 * m[name][i, j] + 0.1 * grads[name][i, j]
-                    v[name][i, j] = 0.999 * v[name][i, j] + 0.001 * grads[name][i, j] ** 2
-                    mhat, vhat = m[name][i, j] / (1 - 0.9 ** count[i]), v[name][i, j] / (1 - 0.999 ** count[i])
+                    v[name][i, j] = 0.995 * v[name][i, j] + 0.005 * grads[name][i, j] ** 2
+                    mhat, vhat = m[name][i, j] / (1 - 0.9 ** count[i]), v[name][i, j] / (1 - 0.995 ** count[i])
                     direction = min(5, max(-5, mhat / (math.sqrt(vhat) + 1e-15)))
-                    rate = 8e-4 * min(10, max(0.2, spacing[i] / 0.02)) if name == "means" else RATES[name]
+                    rate = 3.5e-4 * min(10, max(0.2, spacing[i] / 0.02)) if name == "means" else RATES[name]
                     values[i, j] -= rate * direction
                     if name in BOUNDS:
                         values[i, j] = min(BOUNDS[name][1], max(BOUNDS[name][0], values[i, j]))

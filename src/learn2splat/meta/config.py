@@ -57,7 +57,7 @@ class MetaConfig:
 
     # Meta-loss (schemes.py): L1 + SSIM, because weights of LPIPS cannot be had offline.
     ssim_weight: float = 0.2
-    advantage: bool = False  # Horizon: the loss relative to what `nominal` reaches from the same state with the same views, else to the piece's own gain.
+    advantage: bool = False  # Horizon: the loss relative to what `nominal` reaches from the same state, else to the piece's own gain.
     advantage_floor: float = 0.01  # Of the loss at the start: below it gains are noise.
     intermediate: float = 0.3  # Horizon: weight of the same loss after a log-uniformly drawn step of the unroll; 0: at the end only.
     step_decay: float = 0.9  # Greedy: weight of the loss i steps before the last is this to the power i.

@@ -5,7 +5,8 @@ latent state carries gradients on. Its bias against slow progress was measured (
 
 `horizon` keeps the Gaussians in the graph and judges where the piece ends. All that the rule reads, gradients and parameters, are constants, so
 d theta_T / d delta_t is the identity, no second derivatives occur and only the network's activations are kept. The loss is relative to what the piece
-gains, or to what `nominal` gains from the same state with the same views: early steps gain a hundred times more than late ones, and so count the same.
+gains, or to what `nominal` gains from the same state with the same views: early steps gain a hundred times more than late ones, and so count
+the same.
 """
 
 from __future__ import annotations

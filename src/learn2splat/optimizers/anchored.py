@@ -32,7 +32,19 @@ from torch.nn import functional as F
 from ..errors import OptionError
 from ..gaussians.knn import knn
 from ..gaussians.record import COLUMNS, FIELDS, Gaussians
-from ._features import CORE, FEATURES, MAGNITUDE_FEATURES, NEIGHBOUR_FIELDS, NETWORK_FEATURES, NUM_GROUPS, NUM_RELATIONS, SLOW_BETA, Observed, Seen, observe
+from ._features import (
+    CORE,
+    FEATURES,
+    MAGNITUDE_FEATURES,
+    NEIGHBOUR_FIELDS,
+    NETWORK_FEATURES,
+    NUM_GROUPS,
+    NUM_RELATIONS,
+    SLOW_BETA,
+    Observed,
+    Seen,
+    observe,
+)
 from ._moments import ADAM_EPS, clean_gradients, init_moments
 from .attention import Block, seen_neighbours
 from .base import OptState, Task, UpdateRule

@@ -30,14 +30,14 @@ MAX_SH = 2.0
 class NominalConfig:
     """The constants of the rule. Step sizes are per unit of the Adam direction, which is about 1 where the gradient keeps its sign."""
 
-    means: float = 8e-4  # World units, for a Gaussian whose spacing is `reference_spacing`.
-    quats: float = 5e-3  # Of a unit quaternion.
-    log_scales: float = 1.5e-2
-    logit_opacities: float = 0.1
-    sh0: float = 1e-2
-    shN: float = 6e-4
+    means: float = 3.5e-4  # World units, for a Gaussian whose spacing is `reference_spacing`.
+    quats: float = 1.6e-2  # Of a unit quaternion.
+    log_scales: float = 4.8e-2
+    logit_opacities: float = 0.14
+    sh0: float = 2.1e-2
+    shN: float = 2.2e-3
     beta1: float = 0.9
-    beta2: float = 0.999
+    beta2: float = 0.995
     max_direction: float = 5.0  # Bound of every entry of the direction.
     reference_spacing: float = 0.02  # World units.
     min_spacing_ratio: float = 0.2  # Bounds of spacing / reference_spacing.
