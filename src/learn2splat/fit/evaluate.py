@@ -28,17 +28,15 @@ def render_photos(scene: Scene, gaussians: Gaussians, idx: Sequence[int]) -> tup
     """Render photos `idx` of the scene, which must have one size.
 
     Returns:
-        renders and targets, both (V, H, W, 3) float32 on the device of the Gaussians; targets in [0, 1], renders not clamped.
+        renders and targets, both (V, H, W, 3) of the type and on the device of the Gaussians; targets in [0, 1], renders not clamped.
 
     Gradients reach the fields of `gaussians`.
     """
-    device = gaussians.means.device
+    like = gaussians.means
     width, height = scene.size(idx[0])
     rows = torch.as_tensor(idx)
-    targets = torch.stack([scene.image(i) for i in idx]).to(device)
-    renders = render_views(
-        gaussians, scene.viewmats[rows].to(device), scene.Ks[rows].to(device), width, height, background=scene.background.to(device)
-    )
+    targets = torch.stack([scene.image(i) for i in idx]).to(like)
+    renders = render_views(gaussians, scene.viewmats[rows].to(like), scene.Ks[rows].to(like), width, height, background=scene.background.to(like))
     return renders, targets
 
 

@@ -25,6 +25,7 @@ from ..optimizers import OptState, Task, UpdateRule, make_optimizer
 from ..scenes import Scene
 from .checkpoint import check_same_run, fingerprint, group, has_checkpoint, load_checkpoint, named, rule_fingerprint, save_checkpoint
 from .evaluate import by_size, mean_score, render_photos, score
+from .problem import ViewsProblem
 from .records import CurvePoint, FitResult, Progress
 from .views import ViewSampler
 
@@ -136,7 +137,8 @@ class FitRun:
         new = None
         if math.isfinite(total):
             self._good = run
-            new_gaussians, new_state = self.rule.step(run.gaussians, grads, run.state)
+            problem = (ViewsProblem(self.scene, run.gaussians, views),) if getattr(self.rule, "needs_problem", False) else ()
+            new_gaussians, new_state = self.rule.step(run.gaussians, grads, run.state, *problem)
             if new_gaussians.is_finite():
                 new = replace(run, gaussians=new_gaussians, state=new_state, average=_averaged(run, new_gaussians), step=run.step + 1)
         ended = time.perf_counter()

@@ -9,8 +9,10 @@ from ..errors import OptionError
 from ._external import import_factory
 from .adam import AUTO, GSPLAT, TUNED, Adam, AdamConfig
 from .base import OptState as OptState
+from .base import Problem as Problem
 from .base import Task as Task
 from .base import UpdateRule as UpdateRule
+from .lm import LM, LMConfig
 from .nominal import Nominal, NominalConfig
 from .sgd import SGD, SGDConfig
 
@@ -21,6 +23,7 @@ OPTIMIZERS: dict[str, str] = {
     "adam-gsplat": "Adam with gsplat's batch-size scaling of rates, betas and eps",
     "adam-auto": "Adam with learning rates per group searched once on training scenes",
     "sgd": "plain gradient descent with hand-set rates",
+    "lm": "Levenberg-Marquardt by conjugate gradients: second order, about twenty gradients per step",
     "nominal": "hand-made scale-free Adam per Gaussian that knows the local spacing",
     "learned": "the learned optimizer: the anchored network with the weights that ship with the package",
     "anchored": "nominal times learned gains plus a bounded correction (kNN-attention network); untrained it is nominal",
@@ -48,8 +51,8 @@ def make_optimizer(name: str, **options: object) -> UpdateRule:
     (which runs that code).
 
     Args:
-        options: replace constants of the rule, by the field names of its configuration (`AdamConfig`, `SGDConfig`, `NominalConfig`); for the
-            learned rules those of `weights.make_learned`: `weights` (a file), `seed`, and the fields of `AnchoredConfig` or `PaperConfig`.
+        options: replace constants of the rule, by the field names of its configuration (`AdamConfig`, `SGDConfig`, `NominalConfig`, `LMConfig`);
+            for the learned rules those of `weights.make_learned`: `weights` (a file), `seed`, and the fields of `AnchoredConfig` or `PaperConfig`.
 
     Raises:
         OptionError: unknown name or option, or a value that makes no sense.
@@ -91,5 +94,6 @@ _PLAIN: dict[str, Callable[[dict], UpdateRule]] = {
     "adam-gsplat": lambda options: Adam(replace(GSPLAT, **options), "adam-gsplat"),
     "adam-auto": lambda options: Adam(replace(AUTO, **options), "adam-auto"),
     "sgd": lambda options: SGD(SGDConfig(**options)),
+    "lm": lambda options: LM(LMConfig(**options)),
     "nominal": lambda options: Nominal(NominalConfig(**options)),
 }

@@ -92,10 +92,32 @@ class OptState:
             raise CheckpointError(f"the optimizer state of this checkpoint does not fit this version ({error}): start the run again") from error
 
 
+class Problem(abc.ABC):
+    """The views of one step as a least-squares problem, 1/2 |r|^2, at the Gaussians of the step; for rules that set `needs_problem`.
+
+    J (M, N x 59) is the Jacobian of the residuals; only products with it exist. Vectors of parameters are (N, 59), in the order of `flatten`.
+    """
+
+    residuals: Tensor  # (M,)
+
+    @abc.abstractmethod
+    def jvp(self, direction: Tensor) -> Tensor:
+        """J v (M,) of `direction` (N, 59)."""
+
+    @abc.abstractmethod
+    def vjp(self, cotangent: Tensor) -> Tensor:
+        """J^T u (N, 59) of `cotangent` (M,)."""
+
+    @abc.abstractmethod
+    def cost(self, gaussians: Gaussians) -> float:
+        """1/2 |r|^2 at other Gaussians."""
+
+
 class UpdateRule(abc.ABC):
     """An update rule: from Gaussians, their gradients and the state to new Gaussians and a new state."""
 
     name: str = "abstract"
+    needs_problem: bool = False  # Whether `step` takes the `Problem` of the step as a fourth argument: rules of second order.
     # State tensors that start at zero in a new Gaussian even when it has a parent: Adam's moments. The others (latent state, counts) are copied.
     zero_when_grown: frozenset[str] = frozenset({"m", "v"})
 
