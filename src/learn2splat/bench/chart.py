@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 WIDTH, HEIGHT = 460, 300
-LEFT, RIGHT, TOP, BOTTOM = 44, 84, 14, 42  # margins in px; the right one holds the names of the lines at the height of their ends
+LEFT, RIGHT, TOP, BOTTOM = 44, 96, 14, 42  # margins in px; the right one holds the names of the lines at the height of their ends
 LABEL_HEIGHT = 15
 LABEL_LETTERS = 11
 
@@ -68,7 +68,7 @@ def line_chart(series: Sequence[Series], x_label: str, y_label: str, *, log_x: b
         out.append(f'<polyline points="{path}" style="stroke:{s.color}"/>')
         for x, y in s.points:
             tip = f"<title>{html.escape(s.name)}: {x:.4g}, {y:.2f}</title>"
-            out.append(f'<circle cx="{px(x):.1f}" cy="{py(y):.1f}" r="2.6" style="fill:{s.color}">{tip}</circle>')
+            out.append(f'<circle cx="{px(x):.1f}" cy="{py(y):.1f}" r="2.2" style="fill:{s.color}">{tip}</circle>')
         out.append(f'<text class="label" x="{right + 8}" y="{at:.1f}" style="fill:{s.color}">{html.escape(shortened(s.name))}</text>')
     return "".join(out) + "</svg>"
 

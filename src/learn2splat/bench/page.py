@@ -14,8 +14,8 @@ from torch import Tensor
 NUM_COLORS = 8  # --s0 to --s7 in page.css
 
 
-def page(title: str, body: str, script: str = "") -> str:
-    """The whole file. `body` and `script` are HTML and JavaScript as they are."""
+def page(title: str, body: str, script: str = "", *, wide: bool = False) -> str:
+    """The whole file. `body` and `script` are HTML and JavaScript as they are; `wide` for tables of many columns."""
     css = Path(__file__).with_name("page.css").read_text()
     return f"""<!doctype html>
 <html lang="en">
@@ -26,7 +26,7 @@ def page(title: str, body: str, script: str = "") -> str:
 <style>
 {css}</style>
 </head>
-<body><main>{body}</main>{f"<script>{script}</script>" if script else ""}</body>
+<body><main{' class="wide"' if wide else ""}>{body}</main>{f"<script>{script}</script>" if script else ""}</body>
 </html>
 """
 

@@ -98,7 +98,7 @@ def html_report(found: Sequence[Comparison], out: Path) -> str:
     body = '<h1>Comparison of optimizers</h1>\n<p class="quiet">3D Gaussian Splatting, made by learn2splat bench</p>' + "\n".join(sections)
     data = json.dumps(pictures, allow_nan=False).replace("</", "<\\/")  # no text can end the script
     script = Path(__file__).with_name("report.js").read_text()
-    return page("Comparison of optimizers", body, f"const COMPARISONS = {data};\n{script}")
+    return page("Comparison of optimizers", body, f"const COMPARISONS = {data};\n{script}", wide=True)
 
 
 def _section(i: int, c: Comparison, pictures: list[dict]) -> str:

@@ -213,10 +213,12 @@ def bootstrap_interval(by_scene: Sequence[Sequence[float]]) -> tuple[float, floa
     if sum(map(len, by_scene)) < 2:
         return math.nan, math.nan
     rng = np.random.default_rng(0)  # the same report from the same results
-    means = np.empty(RESAMPLES)
-    for i in range(RESAMPLES):
-        scenes = rng.integers(len(by_scene), size=len(by_scene))
-        means[i] = np.mean([np.mean(rng.choice(by_scene[k], size=len(by_scene[k]))) for k in scenes])
+    scenes = rng.integers(len(by_scene), size=(RESAMPLES, len(by_scene)))
+    drawn = np.empty(scenes.shape)
+    for k, gaps in enumerate(by_scene):
+        again = np.asarray(gaps)[rng.integers(len(gaps), size=(*scenes.shape, len(gaps)))].mean(-1)
+        drawn = np.where(scenes == k, again, drawn)
+    means = drawn.mean(1)
     low, high = np.quantile(means, [0.025, 0.975])
     return float(low), float(high)
 

@@ -125,7 +125,7 @@ def read_cell(path: Path) -> Cell | None:
         try:
             row = json.loads(line)
             kind = row.pop("kind")
-        except (ValueError, KeyError, AttributeError):
+        except (ValueError, KeyError, AttributeError, TypeError):
             continue
         if kind == "cell":
             header, points, end = row, [], None
