@@ -36,8 +36,8 @@ class MetaConfig:
     dense_views: int = 64  # Context views of a dense scene at most.
     procedural_share: float = 0.5  # Of the scenes, where there are others too.
     procedural_pool: int = 48  # Different procedural scenes.
-    target_views: int = 4  # Held-out views in the meta-loss ...
-    context_views: int = 2  # ... and views that the inner steps may see.
+    target_views: int = 8  # Held-out views in the meta-loss ...
+    context_views: int = 4  # ... and views that the inner steps may see.
 
     # Inner steps.
     unroll: tuple[int, int] = (8, 32)  # Uniform: back-propagated inner steps.

@@ -34,6 +34,7 @@ from .config import MetaConfig
 PROCEDURAL_VIEWS = 20
 MIN_SPARSE_POINTS = 30  # Fewer seen points than this make no scene.
 MAX_SPARSE_TARGETS = 4
+HELD_OUT = 4  # One of so many views of a dense scene is a target: more of them make the meta-gradient steadier than more context does.
 DEPTH_NOISE = (0.01, 0.1)  # Relative, log-uniform: from good to poor feed-forward depth.
 MESSY_START_SHARE = 0.3  # Of the starts: wrong scales and displaced points.
 
@@ -197,7 +198,7 @@ def random_rotation(generator: torch.Generator) -> Tensor:
 def _dense(scene: Scene, config: MetaConfig, dice: Dice) -> tuple[tuple[int, ...], tuple[int, ...], Tensor, Tensor]:
     """context, targets, points, colours."""
     order = dice.sample(range(len(scene)), len(scene))
-    held_out = max(1, len(order) // 8)
+    held_out = max(1, len(order) // HELD_OUT)
     return tuple(order[held_out : held_out + config.dense_views]), tuple(order[:held_out]), scene.points, scene.colors
 
 
