@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
 from ..bench import Budget, Protocol, run_bench
+from ..bench.executors import SceneSource, make_tasks, run_in_processes, run_on_ray
 from ..bench.protocol import parse_contenders
 from ..errors import OptionError, SceneError
-from ..scenes import Scene
 from .bench_progress import BenchProgress
 from .common import Command, DeviceName, Interrupted, MaybeInt, stop_on_signals
 from .report import show_report
@@ -52,25 +52,24 @@ class Bench(Command):
     """Every so many-th photo, by name, is held out."""
     device: DeviceName = "cpu"
     """Where everything runs."""
+    executor: Literal["local", "ray"] = "local"
+    """Processes of this machine, or a Ray cluster: the one at RAY_ADDRESS, or one that is started here. All must see the folder --out."""
+    workers: MaybeInt = None
+    """Scenes and seeds that run at the same time: 1 by default, one per core with ray. More than one per machine makes seconds those of a crowd."""
     save_every: float = 30.0
     """Seconds between saves of the runs under way."""
 
     def run(self) -> None:
         protocol, optimizers = self.protocol(), [name.strip() for name in self.optimizers.split(",") if name.strip()]
         self._check(protocol, optimizers)
-        groups = len(self.scenes) * self.seeds
-        with stop_on_signals() as should_stop, BenchProgress(groups) as progress:
-            finished = run_bench(
-                self._load(protocol),
-                optimizers,
-                protocol,
-                self.out,
-                seeds=self.seeds,
-                command=["learn2splat", *sys.argv[1:]],
-                save_every=self.save_every,
-                on_progress=progress,
-                should_stop=should_stop,
-            )
+        sources, same = self.sources(protocol), {"command": ("learn2splat", *sys.argv[1:]), "save_every": self.save_every}
+        with stop_on_signals() as should_stop, BenchProgress(len(sources) * self.seeds) as progress:
+            calls = {"on_progress": progress, "should_stop": should_stop}
+            if self.executor == "local" and self.workers in (None, 1):
+                finished = run_bench((source.load() for source in sources), optimizers, protocol, self.out, seeds=self.seeds, **same, **calls)
+            else:
+                tasks = make_tasks(sources, self.seeds, optimizers=tuple(optimizers), protocol=protocol, out=self.out.resolve(), **same)
+                finished = run_on_ray(tasks, self.workers, **calls) if self.executor == "ray" else run_in_processes(tasks, self.workers, **calls)
         if not finished:
             raise Interrupted(f"stopped; everything is saved in {self.out}, the same command goes on")
         show_report(self.out, protocol.key)
@@ -96,9 +95,10 @@ class Bench(Command):
             raise OptionError("no scenes: give one or more folders with photos and camera poses")
         if self.out.exists() and not self.out.is_dir():
             raise OptionError(f"--out must be a folder, and {self.out} is a file")
-        for name, value in (("--seeds", self.seeds), ("--max-points", self.max_points), ("--views-per-step", self.views_per_step)):
+        for name in ("seeds", "workers", "max_points", "views_per_step"):
+            value = getattr(self, name)
             if value is not None and value < 1:
-                raise OptionError(f"{name} must be at least 1, got {value}")
+                raise OptionError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
         if not self.save_every > 0:
             raise OptionError(f"--save-every must be positive, got {self.save_every}")
         protocol.torch_device()
@@ -107,6 +107,7 @@ class Bench(Command):
         if missing:
             raise SceneError(f"no such folder: {', '.join(missing)}")
 
-    def _load(self, protocol: Protocol) -> Iterator[Scene]:
-        for path in self.scenes:
-            yield open_scene(path, protocol.long_side, 1, protocol.test_every)
+    def sources(self, protocol: Protocol) -> list[SceneSource]:
+        """What every worker loads by itself."""
+        paths = [path.resolve() for path in self.scenes]
+        return [SceneSource(path.name, partial(open_scene, path, protocol.long_side, 1, protocol.test_every)) for path in paths]
