@@ -1,0 +1,247 @@
+"""What the packaged weights must show, measured against target: one table, exit code 1 where a target is missed or not measured.
+
+    python benchmarks/claims.py                                    # everything that is not in --out yet; hours on two cores
+    python benchmarks/claims.py --only equal-time --seeds 1        # one part; the others are shown as far as they were measured before
+    python benchmarks/claims.py --only none                        # the table of what is stored
+
+Scenes: those of role `val` in SOURCES.md, never trained on. Every part is a `bench` of its own (results in --out, so it stops and goes on like one):
+
+    equal-time   long side 256 px, at most 5000 points, as many seconds as adam takes for 1000 steps; seeds 0-2
+    long         the same size, 4000 steps on all scenes and 20 000 on two, learned alone
+    size         adam's time for 300 steps at 512 px and at the full size (at most 640 px: the photos are not larger), and with 10 000 and 50 000
+                 points (between neighbouring ones, because the scenes have no more)
+    views        adam's time for 300 steps with 2, 4 and 16 photos per step
+    sparse       8 context photos, adam's time for 1000 steps
+
+"Best Adam": the best of adam, adam-tuned, adam-gsplat and adam-auto, chosen per scene and seed by the very number that is compared.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from learn2splat import load_scene
+from learn2splat.bench import Budget, Cell, Protocol, read_cells, run_bench
+from learn2splat.bench.stats import best_psnr, last_psnr, psnr_at_step, seconds_to
+from learn2splat.gaussians.knn import knn
+from learn2splat.meta.tasks import roles
+from learn2splat.optimizers.weights import packaged_weights
+from learn2splat.scenes import Scene
+
+ADAMS = ("adam", "adam-tuned", "adam-gsplat", "adam-auto")
+ALL = (*ADAMS, "nominal", "learned")
+BASE, SHORT = Protocol(), Protocol(budget=Budget(reference="adam", steps=300))
+MAX_WEIGHTS = 4e6  # bytes
+LONG_SCENES = 2  # so many of the scenes are run for 20 000 steps
+
+
+@dataclass(frozen=True)
+class Part:
+    """One bench. `points`: so many are in the scene, made between its neighbouring ones; None: as it is."""
+
+    name: str
+    protocol: Protocol
+    optimizers: tuple[str, ...] = ALL
+    seeds: int = 1
+    scenes: int | None = None
+    points: int | None = None
+
+
+PARTS = (
+    Part("equal-time", BASE, seeds=3),
+    Part("sparse", replace(BASE, context_views=8)),
+    Part("views", replace(SHORT, views_per_step=2)),
+    Part("views", replace(SHORT, views_per_step=4)),
+    Part("views", replace(SHORT, views_per_step=16)),
+    Part("size", replace(SHORT, long_side=512)),
+    Part("size", replace(SHORT, long_side=None)),
+    Part("size", replace(SHORT, max_points=10_000), points=10_000),
+    Part("size", replace(SHORT, max_points=50_000), points=50_000),
+    Part("long", replace(BASE, budget=Budget(steps=4000)), ("learned",)),
+    Part("long", replace(BASE, budget=Budget(steps=20_000)), ("learned",), scenes=LONG_SCENES),
+)
+NAMES = tuple(dict.fromkeys(part.name for part in PARTS))
+Cells = dict[tuple[str, int], dict[str, Cell]]  # (scene, seed) -> label -> finished cell; complete ones only
+
+
+def denser(scene: Scene, count: int) -> Scene:
+    """The scene with `count` points: new ones lie between a random point and one of its 3 nearest, with the colour between theirs."""
+    generator = torch.Generator().manual_seed(0)
+    missing = count - len(scene.points)
+    if missing <= 0:
+        return scene
+    near, _ = knn(scene.points.float(), 4)
+    first = torch.randint(len(scene.points), (missing,), generator=generator)
+    second = near[first, torch.randint(1, 4, (missing,), generator=generator)]
+    part = torch.rand(missing, 1, generator=generator)
+
+    def between(values: torch.Tensor) -> torch.Tensor:
+        return torch.cat([values, torch.lerp(values[first].double(), values[second].double(), part.double()).to(values.dtype)])
+
+    return replace(scene, points=between(scene.points), colors=between(scene.colors))
+
+
+def load(paths: list[Path], part: Part) -> Iterator[Scene]:
+    for path in paths[: part.scenes]:
+        scene = load_scene(path, long_side=part.protocol.long_side, test_every=part.protocol.test_every)
+        yield scene if part.points is None else denser(scene, part.points)
+
+
+def stored(out: Path, part: Part) -> Cells:
+    """The finished cells of a part, where every optimizer has finished."""
+    groups: Cells = {}
+    for cell in read_cells(out):
+        if cell.path.parents[2].name == part.protocol.key and cell.finished and cell.label in part.optimizers:
+            groups.setdefault((cell.scene, cell.seed), {})[cell.label] = cell
+    return {pair: cells for pair, cells in sorted(groups.items()) if len(cells) == len(part.optimizers)}
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A row of the table. `gaps`: per scene (mean over seeds); met when their mean reaches `target`, and all are above 0 where asked."""
+
+    what: str
+    target: float | None
+    gaps: dict[str, float]
+    ahead_everywhere: bool = False
+    unit: str = "dB"
+    at_most: bool = False
+
+    @property
+    def mean(self) -> float:
+        return statistics.mean(self.gaps.values())
+
+    @property
+    def met(self) -> bool:
+        if not self.gaps:
+            return False
+        values = list(self.gaps.values())
+        if self.at_most:
+            return max(values) <= self.target
+        return (self.target is None or self.mean >= self.target) and (not self.ahead_everywhere or min(values) > 0)
+
+    def row(self) -> str:
+        sign = "" if self.at_most else "+"
+        wanted = "ahead" if self.target is None else f"at most {self.target:g}" if self.at_most else f"+{self.target:g}"
+        wanted += " on every scene" if self.ahead_everywhere or self.at_most else ""
+        if not self.gaps:
+            return f"| {self.what} | {wanted} {self.unit} | not measured | | |"
+        scenes = ", ".join(f"{scene} {value:{sign}.2f}" for scene, value in self.gaps.items())
+        return f"| {self.what} | {wanted} {self.unit} | {self.mean:{sign}.2f} | {scenes} | {'met' if self.met else '**short**'} |"
+
+
+def per_scene(cells: Cells, value: Callable[[dict[str, Cell]], float]) -> dict[str, float]:
+    """`value` of each pair, averaged over the seeds of a scene."""
+    collected: dict[str, list[float]] = {}
+    for (scene, _), by_label in cells.items():
+        collected.setdefault(scene, []).append(value(by_label))
+    return {scene: statistics.mean(values) for scene, values in collected.items()}
+
+
+def ahead(cells: Cells, rivals: tuple[str, ...], score: Callable[[Cell], float | None]) -> dict[str, float]:
+    """By how many dB `learned` is ahead of the best of `rivals`, per scene."""
+    return per_scene(cells, lambda by: score(by["learned"]) - max(score(by[rival]) for rival in rivals))
+
+
+def claims(out: Path) -> list[Claim]:
+    main = stored(out, PARTS[0])
+    rows = [
+        Claim("equal time, over the best Adam", 1.0, ahead(main, ADAMS, last_psnr), ahead_everywhere=True),
+        Claim("equal time, over nominal", 0.5, ahead(main, ("nominal",), last_psnr), ahead_everywhere=True),
+        Claim("share of its time to the best Adam's final PSNR", 1 / 3, per_scene(main, share_of_time), unit="", at_most=True),
+    ]
+    for steps, over_adam, over_nominal in ((10, 3.0, 4.0), (30, 3.0, 2.5), (100, 2.5, 1.0)):
+        rows.append(Claim(f"after {steps} steps, over the best Adam", over_adam, ahead(main, ADAMS, lambda c, s=steps: psnr_at_step(c, s))))
+        rows.append(Claim(f"after {steps} steps, over nominal", over_nominal, ahead(main, ("nominal",), lambda c, s=steps: psnr_at_step(c, s))))
+    for part in PARTS[1:]:
+        cells = stored(out, part)
+        if part.name == "long":
+            name = f"{part.protocol.budget.steps} steps: best minus last"
+            rows.append(Claim(name, 0.05, per_scene(cells, late_drop), at_most=True))
+        else:
+            rows.append(Claim(describe(part), None, ahead(cells, ADAMS, last_psnr), ahead_everywhere=True))
+            if part.name == "sparse":
+                rows.append(Claim("8 context photos: best minus last", 0.05, per_scene(cells, late_drop), at_most=True))
+    cost = per_scene(main, lambda by: _ms(by["learned"]) / _ms(by["adam"]))
+    rows.append(Claim("time of a step over that of adam", 1.4, cost, unit="", at_most=True))
+    memory = per_scene(main, lambda by: by["learned"].end["peak_bytes"] / by["adam"].end["peak_bytes"]) if _has_memory(main) else {}
+    rows.append(Claim("peak memory over that of adam", 1.1, memory, unit="", at_most=True))
+    weights = packaged_weights()
+    size = {} if weights is None else {"weights": weights.stat().st_size / 1e6}
+    rows.append(Claim("size of the packaged weights", MAX_WEIGHTS / 1e6, size, unit="MB", at_most=True))
+    diverged = {cell.scene: 0.0 for cell in read_cells(out) if cell.label == "learned"}
+    for cell in read_cells(out):
+        if cell.label == "learned" and cell.status == "diverged":
+            diverged[cell.scene] += 1
+    rows.append(Claim("diverged runs", 0.0, diverged, unit="", at_most=True))
+    return rows
+
+
+def share_of_time(by: dict[str, Cell]) -> float:
+    """Seconds that learned needs for the final PSNR of the best Adam, over the seconds that the Adam had; infinite if it never gets there."""
+    best = max((by[name] for name in ADAMS), key=last_psnr)
+    seconds = seconds_to(by["learned"], last_psnr(best))
+    return seconds / best.end["seconds"] if seconds == seconds else float("inf")
+
+
+def late_drop(by: dict[str, Cell]) -> float:
+    """dB that learned has lost at its end since its best."""
+    return best_psnr(by["learned"]) - last_psnr(by["learned"])
+
+
+def describe(part: Part) -> str:
+    protocol = part.protocol
+    if part.name == "sparse":
+        return "8 context photos, over the best Adam"
+    if part.name == "views":
+        return f"{protocol.views_per_step} photos per step, over the best Adam"
+    size = f"{part.points} points" if part.points else "full size" if protocol.long_side is None else f"{protocol.long_side} px"
+    return f"{size}, over the best Adam"
+
+
+def _ms(cell: Cell) -> float:
+    return cell.end["seconds"] / cell.end["steps"]
+
+
+def _has_memory(cells: Cells) -> bool:
+    return all(cell.end.get("peak_bytes") for by_label in cells.values() for cell in by_label.values())
+
+
+def table(out: Path) -> str:
+    return "\n".join(["| what | target | measured | by scene | |", "|---|---|---:|---|---|", *(claim.row() for claim in claims(out))])
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("out/claims"))
+    parser.add_argument("--only", nargs="+", choices=[*NAMES, "none"], default=list(NAMES))
+    parser.add_argument("--seeds", type=int, help="at most so many seeds")
+    parser.add_argument("--scenes-root", type=Path, default=Path(__file__).parents[2] / "shared" / "scenes")
+    args = parser.parse_args()
+    names = [name for name, role in sorted(roles(args.scenes_root).items()) if role == "val"]
+    for part in PARTS:
+        if part.name in args.only:
+            seeds = part.seeds if args.seeds is None else min(part.seeds, args.seeds)
+            paths = [args.scenes_root / name for name in names]
+            print(f"{part.name} {part.protocol.key}", file=sys.stderr, flush=True)
+            run_bench(load(paths, part), part.optimizers, part.protocol, args.out, seeds=seeds, command=sys.argv, on_progress=_show)
+    print(table(args.out))
+    return 0 if all(claim.met for claim in claims(args.out)) else 1
+
+
+def _show(progress) -> None:
+    if progress.ended:
+        lane = next(lane for lane in progress.lanes if lane.label == progress.ended)
+        text = f"{lane.label} {lane.steps} steps {lane.seconds:.0f} s {lane.psnr:.2f} dB"
+        print(f"{progress.scene} seed {progress.seed}: {text}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
