@@ -1,12 +1,10 @@
 """A small benchmark with everything in it that a report must show."""
 
 import pytest
-from odd_rules import Clock, register
+from odd_rules import HOSTILE, Clock, register
 from tiny_scenes import tiny_scene
 
 from learn2splat.bench import Budget, Protocol, run_bench
-
-HOSTILE = "a <b>scene</b> & '\"</script>"  # a name that a page must not take for a part of itself
 
 
 @pytest.fixture(autouse=True, scope="package")

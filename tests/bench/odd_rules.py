@@ -10,6 +10,8 @@ from learn2splat.fit import loop
 from learn2splat.optimizers import UpdateRule
 
 STEP_SECONDS = 0.125  # on the clock below, half of it the update rule; sums of it are exact
+HOSTILE = "a <b>scene</b> & '\"</script>"  # a name that a page must not take for a part of itself
+LABELS = ["adam", "nominal", "raises", "diverges"]  # of the benchmark of conftest.py, in the order of its tables
 
 
 class Clock:

@@ -113,7 +113,7 @@ def _section(i: int, c: Comparison, pictures: list[dict]) -> str:
 {_compare(i) if pictures else ""}
 <h3>How fast each one gets there</h3>
 <p class="quiet">Held-out PSNR in dB; lines are means over seeds, bands go from the lowest to the highest seed.</p>
-<div class="charts">{"".join(_charts(c, scene) for scene in c.scenes)}</div>
+<div class="charts pairs">{"".join(_charts(c, scene) for scene in c.scenes)}</div>
 {"".join(f"<h3>{html.escape(table.title)}</h3>{_table(c, table)}" for table in more)}
 <h3>Where and how this was measured</h3>
 <div class="card">{facts_table(facts(c))}</div>

@@ -1,12 +1,13 @@
 """Running a comparison: all optimizers of one scene and seed side by side in this process, in short slices, from the same start with the same views.
 
-Slices are what makes the clocks fair: whatever else the machine does hurts all alike. Seconds count optimization only; the first steps, which
-import, allocate and start threads, are made once and thrown away before. Such a *group* (one scene, one seed, all optimizers) is what one process
-or one machine runs; groups know nothing of each other and share only the folder of results.
+Slices are what makes the clocks fair: whatever else the machine does hurts all alike, and their order changes, because other programs have rhythms
+too. Seconds count optimization only; the first steps, which import, allocate and start threads, are made once and thrown away before. Such a *group*
+(one scene, one seed, all optimizers) is what one process or one machine runs; groups know nothing of each other and share only the folder of results.
 """
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,18 +138,16 @@ class _Group:
                     self._tell(lane)
                 if self.stop():  # nothing lost: what has begun goes on from its start, or from the checkpoint that it had
                     return False
-        turn = 0.0
-        saved = self._seconds()
+        turn, saved, order, first = 0.0, self._seconds(), random.Random(self.start.seed), self.lanes[0]
         while waiting := [lane for lane in self.lanes if not lane.ended]:
             turn = max(turn, min(lane.seconds for lane in waiting)) + SLICE_SECONDS
-            for lane in waiting:
+            for lane in order.sample(waiting, len(waiting)):
                 if self._reference_failed():
-                    lane.fail(RuntimeError(f"{self.lanes[0].contender.label} failed, whose time is the budget of all"))
+                    lane.fail(RuntimeError(f"{first.contender.label} failed, whose time is the budget of all"))
                 else:
-                    lane.run_until(turn, self._limit(), self.stop)
+                    measured = first.reference and not first.ended and lane is not first  # then nobody is ahead of the measure of all
+                    lane.run_until(min(turn, first.seconds) if measured else turn, self._limit(), self.stop)
                 self._tell(lane)
-                if lane is self.lanes[0] and lane.reference:
-                    turn = min(turn, lane.seconds) if lane.ended else lane.seconds  # nobody is ahead of the measure of all
                 if self.stop():
                     self._save()
                     return False
