@@ -15,6 +15,7 @@ from ..gaussians import Gaussians
 from ..scenes import Scene
 from .lpips import lpips_scores
 from .memory import PeakMemory
+from .metrics import quality_as
 from .page import png
 from .protocol import WARM_UP_STEPS, Contender, Protocol, is_mark, passed_mark
 from .store import CellFile, Point
@@ -155,9 +156,11 @@ class Lane:
             path = self.file.picture(fit.step)
             atomic_write(path, png(image))
             picture = path.name
-        row = Point(fit.step, fit.seconds, fit.cpu_seconds, fit.update_seconds, point.psnr, point.ssim, picture)
+        metrics = self.start.protocol.metrics
+        psnr, ssim = (point.psnr, point.ssim) if metrics == "ours" else quality_as(metrics, self.start.scene, fit.gaussians)
+        row = Point(fit.step, fit.seconds, fit.cpu_seconds, fit.update_seconds, psnr, ssim, picture)
         self.file.append("point", **asdict(row))
-        self.psnr = point.psnr
+        self.psnr = psnr
 
     def _update(self) -> None:
         self.seconds, self.steps = self.fit.seconds, self.fit.step

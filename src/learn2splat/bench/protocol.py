@@ -5,6 +5,7 @@
 | `paper` | `adam:1000` | as many seconds as `adam` took for 1000 steps, in the same process, scene and seed (METHOD.md section 5) |
 | `steps` | `steps:300` | 300 steps |
 | `seconds` | `seconds:60` | 60 seconds of optimization |
+| `gsplat`, `inria` | any of these | what the budget says; PSNR and SSIM are measured as these projects do (`metrics.py`) |
 
 A run is over after the first step that reaches its seconds, so it may be longer than its budget by less than a step.
 
@@ -28,6 +29,7 @@ from ..optimizers import UpdateRule, make_optimizer
 FORMAT = 1
 SLICE_SECONDS = 1.0  # How long one optimizer runs before the next gets its turn: shorter than what neighbours on a machine usually do.
 WARM_UP_STEPS = 2  # Made and thrown away before the clock starts: first calls import, allocate and start threads.
+LATER_FIELDS = {"metrics": "ours", "suite": None, "size": None, "index": None}
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,10 @@ class Protocol:
     test_every: int = 8
     context_views: int | None = None  # None: dense
     device: Literal["cpu", "cuda"] = "cpu"
+    metrics: Literal["ours", "gsplat", "inria"] = "ours"  # metrics.py
+    suite: str | None = None  # suites.py; None: folders given one by one
+    size: tuple[int, int] | None = None  # (height, width) px by covering and cropping, in place of `long_side`
+    index: str | None = None  # digest of the evaluation index that says which views are context and which are targets
 
     @property
     def setting(self) -> str:
@@ -88,14 +94,19 @@ class Protocol:
 
     def describe(self) -> dict[str, object]:
         """JSON-able, with all that `key` depends on."""
-        rules = {"name": self.budget.protocol, "setting": self.setting, **asdict(self), "budget": str(self.budget)}
+        name = self.budget.protocol if self.metrics == "ours" else self.metrics
+        rules = {"name": name, "setting": self.setting, **asdict(self), "budget": str(self.budget)}
+        for later, default in LATER_FIELDS.items():  # results from before these fields existed keep their key
+            if rules[later] == default:
+                del rules[later]
         return {**rules, "slice_seconds": SLICE_SECONDS, "warm_up_steps": WARM_UP_STEPS, "format": FORMAT}
 
     @property
     def key(self) -> str:
         """A folder name that differs whenever the rules do."""
         views = "" if self.context_views is None else str(self.context_views)
-        size = "full" if self.long_side is None else f"{self.long_side}px"
+        size = f"{self.long_side}px" if self.long_side is not None else "full"
+        size = size if self.size is None else "{}x{}".format(*self.size)
         digest = hashlib.blake2b(json.dumps(self.describe(), sort_keys=True).encode(), digest_size=3).hexdigest()
         return f"{file_name(str(self.budget))}-{self.setting}{views}-{size}-{digest}"
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
@@ -13,13 +14,17 @@ import tyro
 from ..bench import Budget, Protocol, run_bench
 from ..bench.executors import SceneSource, make_tasks, run_in_processes, run_on_ray
 from ..bench.protocol import parse_contenders
+from ..bench.suites import SUITES, SuiteIndex, Views, read_suite_index, suite_sources
 from ..errors import OptionError, SceneError
 from .bench_progress import BenchProgress
-from .common import Command, DeviceName, Interrupted, MaybeInt, stop_on_signals
+from .common import Command, DeviceName, Interrupted, MaybeInt, MaybePath, stop_on_signals
 from .report import show_report
-from .result import open_scene
+from .result import open_scene, with_notes
 
-ScenePaths = Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="SCENE [SCENE ...]", help_behavior_hint="")]
+ScenePaths = Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[SCENE ...]", help_behavior_hint="")]
+ProtocolName = Literal["paper", "steps", "gsplat", "inria"]
+FIXED_BY_PAPER = ("long_side", "max_points", "views_per_step", "test_every")
+SuiteName = Literal["mipnerf360", "llff", "dtu", "dl3dv", "re10k", "colmap"]
 
 
 @dataclass(frozen=True)
@@ -28,12 +33,22 @@ class Bench(Command):
 
     Stop it at any moment: the same command goes on, and runs that are finished are never made again."""
 
-    scenes: ScenePaths
-    """Folders with photos and camera poses (COLMAP or transforms.json)."""
+    scenes: ScenePaths = ()
+    """Folders with photos and camera poses (COLMAP or transforms.json). With --suite: names of the suite's scenes; none for all."""
     optimizers: str = "adam,adam-tuned,learned"
     """Names with commas between them; name@file.safetensors for weights of one's own, module:factory or file.py:factory for one's own rule."""
-    budget: str = "adam:1000"
-    """When a run is over: adam:1000, when it has had as many seconds as adam takes for 1000 steps; steps:300; or seconds:60."""
+    budget: Annotated[str | None, tyro.conf.arg(metavar="STR", help_behavior_hint="")] = None
+    """When a run is over: adam:1000, when it has had as many seconds as adam takes for 1000 steps; steps:300; or seconds:60. (default: adam:1000)"""
+    protocol: Annotated[ProtocolName | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="")] = None
+    """paper: budget adam:4000, all points, photos as they are or as published for a suite; steps: equal steps; gsplat, inria: their PSNR and SSIM."""
+    suite: Annotated[SuiteName | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="")] = None
+    """A data set in the folders that it is published in: mipnerf360, llff, dtu, dl3dv, re10k or colmap (any folder with a model)."""
+    data: MaybePath = None
+    """The folder of the suite."""
+    index: MaybePath = None
+    """Evaluation index of pixelSplat, MVSplat or DepthSplat: which photos of a suite's scenes are context and which are held out."""
+    size: Annotated[str | None, tyro.conf.arg(metavar="HxW", help_behavior_hint="")] = None
+    """Photos of a suite at exactly this height and width, as 512x960: shrunk to cover it, then cropped. In place of --long-side."""
     seeds: int = 1
     """Runs of each optimizer on each scene, with seeds from 0."""
     out: Path = Path("out/bench")
@@ -60,9 +75,10 @@ class Bench(Command):
     """Seconds between saves of the runs under way."""
 
     def run(self) -> None:
-        protocol, optimizers = self.protocol(), [name.strip() for name in self.optimizers.split(",") if name.strip()]
+        index = None if self.index is None else read_suite_index(self.index)
+        protocol, optimizers = self.rules(index), [name.strip() for name in self.optimizers.split(",") if name.strip()]
         self._check(protocol, optimizers)
-        sources, same = self.sources(protocol), {"command": ("learn2splat", *sys.argv[1:]), "save_every": self.save_every}
+        sources, same = self.sources(protocol, index), {"command": ("learn2splat", *sys.argv[1:]), "save_every": self.save_every}
         with stop_on_signals() as should_stop, BenchProgress(len(sources) * self.seeds) as progress:
             calls = {"on_progress": progress, "should_stop": should_stop}
             if self.executor == "local" and self.workers in (None, 1):
@@ -74,24 +90,56 @@ class Bench(Command):
             raise Interrupted(f"stopped; everything is saved in {self.out}, the same command goes on")
         show_report(self.out, protocol.key)
 
-    def protocol(self) -> Protocol:
-        """The rules that the options describe."""
-        if self.setting == "dense" and self.context_views is not None:
-            raise OptionError("--context-views belongs to --setting sparse: in the dense setting all photos but the held-out ones are fitted")
-        context_views = None if self.setting == "dense" else 8 if self.context_views is None else self.context_views
+    def rules(self, index: SuiteIndex | None) -> Protocol:
+        """What the options describe. Raises OptionError where they contradict each other."""
+        if self.setting == "dense" and (self.context_views is not None or index is not None):
+            option = "--index" if index is not None else "--context-views"
+            raise OptionError(f"{option} belongs to --setting sparse: in the dense setting all photos but the held-out ones are fitted")
+        if index is not None and self.context_views not in (None, index.context_views):
+            raise OptionError(f"--context-views {self.context_views} contradicts --index, which has {index.context_views} context views per scene")
+        views = self.context_views or (8 if index is None else index.context_views)
+        paper = self.protocol == "paper"
+        default = {"paper": "adam:4000", "steps": "steps:1000"}.get(self.protocol, "adam:1000")
+        budget = Budget.parse(self.budget or default)
+        if self.protocol in ("paper", "steps") and budget.protocol != self.protocol:
+            raise OptionError(f"--protocol {self.protocol} needs a budget as {default}, got --budget {budget}")
+        changed = [field.name for field in fields(self) if field.name in FIXED_BY_PAPER and getattr(self, field.name) != field.default]
+        if paper and changed:
+            raise OptionError(f"--protocol paper fixes --{changed[0].replace('_', '-')}: leave it out, or leave out --protocol")
+        size = self._size(paper)
         return Protocol(
-            budget=Budget.parse(self.budget),
-            long_side=self.long_side,
-            max_points=self.max_points,
+            budget=budget,
+            long_side=None if paper or size is not None else self.long_side,
+            max_points=None if paper else self.max_points,
             views_per_step=self.views_per_step,
             test_every=self.test_every,
-            context_views=context_views,
+            context_views=None if self.setting == "dense" else views,
             device=self.device,
+            metrics=self.protocol if self.protocol in ("gsplat", "inria") else "ours",
+            suite=self.suite,
+            size=size,
+            index=None if index is None else index.digest,
         )
+
+    def _size(self, paper: bool) -> tuple[int, int] | None:
+        """(height, width) of a suite's photos."""
+        if self.suite is None:
+            return None
+        if self.size is not None:
+            match = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", self.size)
+            if match is None:
+                raise OptionError(f"--size is a height and a width in px, as 512x960, got {self.size!r}")
+            return int(match[1]), int(match[2])
+        sizes = SUITES[self.suite].sizes
+        return sizes[0] if paper and sizes else None
 
     def _check(self, protocol: Protocol, optimizers: list[str]) -> None:
         """Everything that can be known to be wrong before the first scene is loaded."""
-        if not self.scenes:
+        if self.suite is None and (self.data is not None or self.index is not None or self.size is not None):
+            raise OptionError("--data, --index and --size belong to --suite: name the data set")
+        if self.suite is not None and self.data is None:
+            raise OptionError(f"--suite {self.suite} needs --data, the folder of the data set")
+        if self.suite is None and not self.scenes:
             raise OptionError("no scenes: give one or more folders with photos and camera poses")
         if self.out.exists() and not self.out.is_dir():
             raise OptionError(f"--out must be a folder, and {self.out} is a file")
@@ -103,11 +151,19 @@ class Bench(Command):
             raise OptionError(f"--save-every must be positive, got {self.save_every}")
         protocol.torch_device()
         parse_contenders(optimizers, protocol.budget)
-        missing = [str(path) for path in self.scenes if not path.exists()]
+        missing = [str(path) for path in self.scenes if self.suite is None and not path.exists()]
         if missing:
             raise SceneError(f"no such folder: {', '.join(missing)}")
 
-    def sources(self, protocol: Protocol) -> list[SceneSource]:
+    def sources(self, protocol: Protocol, index: SuiteIndex | None) -> list[SceneSource]:
         """What every worker loads by itself."""
-        paths = [path.resolve() for path in self.scenes]
-        return [SceneSource(path.name, partial(open_scene, path, protocol.long_side, 1, protocol.test_every)) for path in paths]
+        if self.suite is None:
+            paths = [path.resolve() for path in self.scenes]
+            return [SceneSource(path.name, partial(open_scene, path, protocol.long_side, 1, protocol.test_every)) for path in paths]
+        views = Views(protocol.test_every, protocol.context_views, index)
+        found = {source.name: source for source in suite_sources(self.suite, self.data, views, protocol.size, protocol.long_side)}
+        names = [str(name) for name in self.scenes] or list(found)
+        unknown = [name for name in names if name not in found]
+        if unknown:
+            raise SceneError(f"suite {self.suite} in {self.data} has no scene {', '.join(unknown)}: it has {', '.join(list(found)[:20])}")
+        return [SceneSource(name, partial(with_notes, found[name].load)) for name in names]

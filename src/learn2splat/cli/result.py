@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -62,9 +64,14 @@ def save_renders(folder: Path, scene: Scene, gaussians: Gaussians) -> None:
 
 def open_scene(path: Path, long_side: int | None, data_factor: int, test_every: int) -> Scene:
     """`load_scene`, with its warnings as plain lines on stderr."""
+    return with_notes(partial(load_scene, path, long_side=long_side, data_factor=data_factor, test_every=test_every))
+
+
+def with_notes(load: Callable[[], Scene]) -> Scene:
+    """What `load` returns; its warnings as plain lines on stderr."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # the scene itself has them too
-        scene = load_scene(path, long_side=long_side, data_factor=data_factor, test_every=test_every)
+        scene = load()
     for warning in scene.warnings:
         note(f"note: {warning}")
     return scene
