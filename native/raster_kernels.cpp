@@ -144,6 +144,13 @@ template <class T> struct Tile {
 template <class T> L2S_INLINE int first_row(const Slot<T> &g, const Tile<T> &tile) { return g.row0 - tile.y0 > 0 ? g.row0 - tile.y0 : 0; }
 template <class T> L2S_INLINE int last_row(const Slot<T> &g, const Tile<T> &tile) { return g.row1 - tile.y0 < TILE_H - 1 ? g.row1 - tile.y0 : TILE_H - 1; }
 
+// True if any pixel of the row is in one of its NV masks.
+template <class T> L2S_INLINE bool any_of(const Bits<T> *masks) {
+    Bits<T> all = masks[0];
+    for (int j = 1; j < Tile<T>::NV; ++j) all = Bits<T>(all | masks[j]);
+    return any(all);
+}
+
 template <class T, int CH> void forward_tile(const BandArgs<T> &band, int tx, int ty) {
     constexpr int NV = Tile<T>::NV;
     using V = Vec<T>;
@@ -156,23 +163,31 @@ template <class T, int CH> void forward_tile(const BandArgs<T> &band, int tx, in
     for (; list < list_end && tile.alive > 0; ++list) {
         const Slot<T> &g = band.slots[*list];
         const int r1 = last_row(g, tile);
+        V dx[NV];
+        for (int j = 0; j < NV; ++j) dx[j] = tile.px[j] - g.x;
         for (int r = first_row(g, tile); r <= r1; ++r) {
             const T dy = tile.py[r] - g.y, b_dy = g.B * dy, base = g.log_opacity - g.C * dy * dy;
+            // The whole row before its branches: one of its pixels is nearly always seen, a branch per vector would often be mispredicted.
+            V power[NV], weight[NV];
+            Bits<T> visible[NV], stopped[NV];
             for (int j = 0; j < NV; ++j) {
-                const V dx = tile.px[j] - g.x;
-                const V power = base - dx * (g.A * dx + b_dy);
-                auto visible = at_least(power, tile.threshold[r][j]);
-                if (!any(visible)) continue;
-                const V alpha = vmin(fast_exp2(power), splat<T>(T(ALPHA_MAX)));
-                const V before = tile.transmittance[r][j], weight = alpha * before;
-                const auto stopped = and_not(visible, above(before - weight, splat<T>(T(TRANSMITTANCE_STOP))));
-                if (any(stopped)) {
-                    tile.stop(r, j, stopped);
-                    visible = and_not(visible, stopped);
+                power[j] = base - dx[j] * (g.A * dx[j] + b_dy);
+                visible[j] = at_least(power[j], tile.threshold[r][j]);
+            }
+            if (!any_of<T>(visible)) continue;
+            for (int j = 0; j < NV; ++j) {
+                weight[j] = vmin(fast_exp2(power[j]), splat<T>(T(ALPHA_MAX))) * tile.transmittance[r][j];
+                stopped[j] = and_not(visible[j], above(tile.transmittance[r][j] - weight[j], splat<T>(T(TRANSMITTANCE_STOP))));
+            }
+            if (any_of<T>(stopped))
+                for (int j = 0; j < NV; ++j) {
+                    tile.stop(r, j, stopped[j]);
+                    visible[j] = and_not(visible[j], stopped[j]);
                 }
-                const V shown = keep(visible, weight);
+            for (int j = 0; j < NV; ++j) {
+                const V shown = keep(visible[j], weight[j]);
                 for (int ch = 0; ch < CH; ++ch) color[ch][r][j] += shown * g.color[ch];
-                tile.transmittance[r][j] = before - shown;
+                tile.transmittance[r][j] -= shown;
             }
         }
     }

@@ -120,6 +120,7 @@ L2S_INLINE int count(bits_d m) {
     for (int i = 0; i < LANES<double>; ++i) n -= int(m[i]);
     return n;
 }
+template <class T> using Bits = decltype(at_least(Vec<T>{}, Vec<T>{}));
 template <class B> L2S_INLINE B and_not(B a, B b) { return B(a & ~b); }
 
 L2S_INLINE vec_f vsqrt(vec_f x) {
