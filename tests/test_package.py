@@ -81,14 +81,22 @@ def test_links_of_the_readme_lead_somewhere():
 
 
 @pytest.mark.parametrize(
-    ("script", "options"), [("00_fit_procedural.py", ["--steps", "2"]), ("01_own_scene.py", None), ("02_own_loop.py", ["--steps", "2"])]
+    ("script", "options"),
+    [
+        ("00_fit_procedural.py", ["--steps", "2"]),
+        ("01_own_scene.py", None),
+        ("02_own_loop.py", ["--steps", "2"]),
+        ("03_own_optimizer.py", ["--steps", "2"]),
+    ],
 )
 def test_examples_run(script, options, tmp_path):
     if options is None:
         options = [str(write_colmap(tmp_path / "scene")), str(tmp_path / "splat.ply"), "--steps", "2"]
-    done = subprocess.run([sys.executable, ROOT / "examples" / script, *options], capture_output=True, text=True, timeout=120)
+    command = [sys.executable, ROOT / "examples" / script, *options]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "dB" in done.stdout
+    assert script != "03_own_optimizer.py" or ("| sign-momentum |" in done.stdout and (tmp_path / "out/own/report.html").exists())
     assert script != "01_own_scene.py" or (tmp_path / "splat.ply").stat().st_size > 1000
 
 
