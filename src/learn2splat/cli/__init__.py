@@ -13,6 +13,7 @@ import tyro
 
 from .. import __version__
 from ..errors import Learn2SplatError
+from .ablate import Ablate
 from .bench import Bench
 from .common import Command, Interrupted
 from .demo import Demo
@@ -28,6 +29,7 @@ Commands = (
     | Annotated[Render, tyro.conf.subcommand("render")]
     | Annotated[Demo, tyro.conf.subcommand("demo")]
     | Annotated[Train, tyro.conf.subcommand("train")]
+    | Annotated[Ablate, tyro.conf.subcommand("ablate")]
     | Annotated[Bench, tyro.conf.subcommand("bench")]
     | Annotated[Report, tyro.conf.subcommand("report")]
 )

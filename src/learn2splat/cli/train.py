@@ -65,6 +65,8 @@ class Train(Command):
     """Ablation: greedy without delta loss."""
     no_stability_loss: Flag = False
     """Ablation: greedy without stability loss."""
+    no_magnitude: Flag = False
+    """Ablation: the anchored network without its magnitude path."""
     no_ema: Flag = False
     """Ablation: save the last weights instead of their average."""
     resume: Flag = False
@@ -111,6 +113,7 @@ class Train(Command):
         without = {
             "buffer": self.no_buffer, "rollout": self.no_rollout, "log_ages": self.no_log_ages,
             "intermediate": self.no_intermediate, "delta_weight": self.no_delta_loss, "stability_weight": self.no_stability_loss, "ema": self.no_ema,
+            "magnitude": self.no_magnitude,
         }  # fmt: skip
         changes = {name: value for name, value in given.items() if value is not None}
         changes |= {"advantage": True} if self.advantage else {}

@@ -23,6 +23,7 @@ class MetaConfig:
     architecture: Architecture = "anchored"
     width: int = 64  # Of the network; its other sizes are those of its configuration class.
     blocks: int = 1
+    magnitude: bool = True  # Anchored: with its magnitude path, the counterpart of the paper's state scale.
     seed: int = 0
     meta_steps: int = 4000
     scenes_per_step: int = 2

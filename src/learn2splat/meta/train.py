@@ -205,7 +205,7 @@ def make_rule(config: MetaConfig) -> Anchored | Paper:
     """The untrained rule."""
     if config.architecture == "paper":
         return Paper(PaperConfig(width=config.width, blocks=config.blocks), seed=config.seed)
-    return Anchored(AnchoredConfig(width=config.width, blocks=config.blocks), seed=config.seed)
+    return Anchored(AnchoredConfig(width=config.width, blocks=config.blocks, magnitude=config.magnitude), seed=config.seed)
 
 
 def learning_rate(config: MetaConfig, step: int) -> float:

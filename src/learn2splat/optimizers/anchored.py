@@ -76,6 +76,7 @@ class AnchoredConfig:
     head_dim: int = 16
     mlp_ratio: int = 2
     neighbours: int = 4  # Attended to, the Gaussian itself included.
+    magnitude: bool = True  # Whether there is a magnitude path.
     max_log_growth: float = 2.0  # Gains stay below exp of this: 7.4.
     max_log_shrink: float = 5.0  # Gains stay above exp of minus this: 0.0067.
     max_correction: float = 2.0  # In units of the direction, whose bound is 5.
@@ -106,10 +107,11 @@ class AnchoredNetwork(nn.Module):
         self.blocks = nn.ModuleList(Block(width, config.head_dim, config.heads, config.mlp_ratio * width, F.relu) for _ in range(config.blocks))
         self.memory = nn.Linear(width, 2 * config.latent)  # gate, candidate
         self.head = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, NUM_GROUPS + NUM_TERMS))
-        self.magnitude = nn.Linear(2 * noise, NUM_GROUPS, bias=False)  # own features and their means over the seen Gaussians
+        self.magnitude = nn.Linear(2 * noise, NUM_GROUPS, bias=False) if config.magnitude else None  # own features and their means
         nn.init.zeros_(self.head[2].weight)
         nn.init.zeros_(self.head[2].bias)
-        nn.init.zeros_(self.magnitude.weight)
+        if self.magnitude is not None:
+            nn.init.zeros_(self.magnitude.weight)
 
     def forward(
         self, features: Tensor, noise: Tensor, share: float, latent: Tensor, relations: Tensor, neighbours: Tensor, exists: Tensor
@@ -127,6 +129,8 @@ class AnchoredNetwork(nn.Module):
         # A convex step towards a bounded candidate: the latent state cannot grow, however long the run.
         latent = torch.lerp(latent, torch.tanh(candidate), torch.sigmoid(gate))
         log_gains, coefficients = self.head(u).split([NUM_GROUPS, NUM_TERMS], dim=1)
+        if self.magnitude is None:
+            return log_gains, coefficients, latent
         noise_width = noise.shape[1]
         magnitude = noise @ self.magnitude.weight[:, :noise_width].T + self.magnitude.weight[:, noise_width:] @ noise.mean(0)
         return log_gains + magnitude, coefficients, latent
