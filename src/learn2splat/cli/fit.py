@@ -45,9 +45,9 @@ class Fit(Command):
     out: MaybePath = None
     """Folder for the results. Default: out/SCENE-OPTIMIZER, with a number if that exists."""
     optimizer: str = "learned"
-    """Update rule: learned, nominal, adam, adam-auto, adam-tuned, adam-gsplat, sgd, anchored or paper."""
+    """Update rule: learned, nominal, adam, adam-auto, adam-tuned, adam-gsplat, sgd, lm, anchored, g3r or paper."""
     weights: MaybePath = None
-    """Trained weights for learned, anchored or paper: a .safetensors file, or the published .ckpt."""
+    """Trained weights for learned, anchored, g3r or paper: a .safetensors file, or the published .ckpt."""
     steps: MaybeInt = None
     """Stop after so many steps. Default: 1000, or none if --max-seconds is given."""
     max_seconds: MaybeFloat = None

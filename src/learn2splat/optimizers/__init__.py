@@ -27,6 +27,7 @@ OPTIMIZERS: dict[str, str] = {
     "nominal": "hand-made scale-free Adam per Gaussian that knows the local spacing",
     "learned": "the learned optimizer: the anchored network with the weights that ship with the package",
     "anchored": "nominal times learned gains plus a bounded correction (kNN-attention network); untrained it is nominal",
+    "g3r": "the baseline G3R*: the paper's network fed with normalised gradients and a clock; needs weights of `train --preset g3r`",
     "paper": "the network of the Learn2Splat paper: point transformer with latent state",
 }
 
@@ -52,7 +53,8 @@ def make_optimizer(name: str, **options: object) -> UpdateRule:
 
     Args:
         options: replace constants of the rule, by the field names of its configuration (`AdamConfig`, `SGDConfig`, `NominalConfig`, `LMConfig`);
-            for the learned rules those of `weights.make_learned`: `weights` (a file), `seed`, and the fields of `AnchoredConfig` or `PaperConfig`.
+            for the learned rules those of `weights.make_learned`: `weights` (a file), `seed`, and the fields of `AnchoredConfig`, `PaperConfig` or
+            `G3RConfig`.
 
     Raises:
         OptionError: unknown name or option, or a value that makes no sense.
@@ -71,7 +73,7 @@ def make_optimizer(name: str, **options: object) -> UpdateRule:
 
 def _build(name: str, options: dict) -> UpdateRule:
     # The learned rules are imported on use: plain rules need neither their modules nor their weights.
-    if name in ("learned", "anchored", "paper"):
+    if name in ("learned", "anchored", "g3r", "paper"):
         from .weights import make_learned
 
         return make_learned(name, **options)

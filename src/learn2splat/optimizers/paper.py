@@ -58,7 +58,7 @@ OPACITY = (slice(10, 11), -MAX_LOGIT_OPACITY, MAX_LOGIT_OPACITY)
 SH = (slice(11, 59), -MAX_SH, MAX_SH)
 
 
-def _clamp(params: Tensor, *parts: tuple[slice, float, float]) -> Tensor:
+def clamp_columns(params: Tensor, *parts: tuple[slice, float, float]) -> Tensor:
     """`params` (n, 59) in paper order with some columns clamped; out of place, for autograd."""
     for columns, low, high in parts:
         params = torch.cat([params[:, : columns.start], params[:, columns].clamp(low, high), params[:, columns.stop :]], dim=1)
@@ -188,11 +188,11 @@ class Paper(UpdateRule):
 
         flat = gaussians.flatten()
         rows = torch.nonzero(seen).squeeze(1)
-        params = _clamp(to_paper_order(flat[rows]), OPACITY)
+        params = clamp_columns(to_paper_order(flat[rows]), OPACITY)
         latent = old["latent"][rows]
         inputs = (params.to(latent.dtype), latent, to_paper_order(direction[rows]).to(latent.dtype), neighbours, exists)
         delta, latent = self.network(*inputs) if theta is None else torch.func.functional_call(self.network, theta, inputs)
-        moved = _clamp(params - delta.to(flat.dtype), SCALES, OPACITY, SH)
+        moved = clamp_columns(params - delta.to(flat.dtype), SCALES, OPACITY, SH)
         tensors["latent"] = old["latent"].index_copy(0, rows, latent)
         new = Gaussians.unflatten(flat.index_copy(0, rows, from_paper_order(moved)))
         return new, replace(state, tensors=tensors, step=state.step + 1)

@@ -23,9 +23,11 @@ from torch import Tensor, nn
 
 from ..errors import CheckpointError, OptionError, SaveError
 from .anchored import Anchored, AnchoredConfig, AnchoredNetwork
+from .g3r import G3R, G3RConfig, G3RNetwork
 from .nominal import NominalConfig
 from .paper import Paper, PaperConfig, PaperNetwork
 
+ARCHITECTURES = ("anchored", "paper", "g3r")
 FORMAT_VERSION = 1
 METADATA_KEY = "learn2splat"
 RELEASED_PREFIXES = ("scene_trainer.optimizer.", "optimizer.", "")
@@ -37,30 +39,33 @@ WEIGHTS_FOLDER = Path(__file__).resolve().parents[1] / "weights"
 
 def make_learned(
     name: str = "learned", *, weights: str | os.PathLike | None = None, architecture: str | None = None, seed: int = 0, **config: object
-) -> Anchored | Paper:
+) -> Anchored | Paper | G3R:
     """The learned rule called `name`.
 
     Args:
-        name: `learned`, or the architecture itself: `anchored`, `paper`.
+        name: `learned`, or the architecture itself: `anchored`, `paper`, `g3r`.
         weights: a file, or the name of a packaged one. By default `learned` takes the packaged weights called `default` where the package has
-            them; otherwise the rule is untrained: `anchored` then is `nominal`, `paper` moves nothing.
+            them; otherwise the rule is untrained: `anchored` then is `nominal`, the others move nothing.
         architecture: of an untrained `learned`.
         seed: for the first layers of an untrained network.
-        config: fields of `AnchoredConfig` or `PaperConfig`, for an untrained network; a file brings its own.
+        config: fields of `AnchoredConfig`, `PaperConfig` or `G3RConfig`, for an untrained network; a file brings its own.
 
     Raises:
         OptionError: options that contradict each other or the file.
         CheckpointError: see `load_weights`.
     """
     wanted = architecture if name == "learned" else name
-    if wanted not in (None, "anchored", "paper"):
-        raise OptionError(f"unknown architecture {wanted!r}: choose anchored or paper")
+    if wanted not in (None, *ARCHITECTURES):
+        raise OptionError(f"unknown architecture {wanted!r}: choose one of {', '.join(ARCHITECTURES)}")
     if architecture not in (None, wanted):
         raise OptionError(f"optimizer {name} has its own architecture, but architecture={architecture} was given: use --optimizer learned with it")
     if weights is None and name == "learned" and wanted is None and not config:
         weights = packaged_weights()
     if weights is None:
-        rule = Paper(PaperConfig(**config), seed=seed) if wanted == "paper" else Anchored(AnchoredConfig(**config), seed=seed)
+        if wanted == "paper":
+            rule = Paper(PaperConfig(**config), seed=seed)
+        else:
+            rule = G3R(G3RConfig(**config), seed=seed) if wanted == "g3r" else Anchored(AnchoredConfig(**config), seed=seed)
     else:
         if config:
             raise OptionError(f"options {', '.join(config)} contradict weights={weights}: the file holds its own configuration, leave them out")
@@ -77,7 +82,7 @@ def packaged_weights(name: str = PACKAGED_DEFAULT) -> Path | None:
     return path if path.parent == WEIGHTS_FOLDER and path.is_file() else None
 
 
-def save_weights(path: str | os.PathLike, rule: Anchored | Paper, provenance: dict | None = None) -> None:
+def save_weights(path: str | os.PathLike, rule: Anchored | Paper | G3R, provenance: dict | None = None) -> None:
     """Writes the weights and the configuration of `rule`, all or nothing. `provenance`: JSON-able.
 
     Raises:
@@ -101,7 +106,7 @@ def save_weights(path: str | os.PathLike, rule: Anchored | Paper, provenance: di
         raise SaveError(f"weights could not be written to {path}: {error}; free some space or choose another folder") from error
 
 
-def load_weights(path: str | os.PathLike) -> Anchored | Paper:
+def load_weights(path: str | os.PathLike) -> Anchored | Paper | G3R:
     """The rule in a file of this project or in a published checkpoint (`.ckpt` or safetensors).
 
     Raises:
@@ -120,6 +125,8 @@ def load_weights(path: str | os.PathLike) -> Anchored | Paper:
     try:
         if about["architecture"] == "paper":
             rule = Paper(config := PaperConfig(**about["config"]), network=PaperNetwork(config))
+        elif about["architecture"] == "g3r":
+            rule = G3R(config := G3RConfig(**about["config"]), network=G3RNetwork(config))
         else:
             rule = Anchored(config := _anchored_config(about["config"]), network=AnchoredNetwork(config))
     except (TypeError, KeyError, ValueError) as error:
@@ -155,10 +162,10 @@ def _about(metadata: dict[str, str], path: str | os.PathLike) -> dict:
         raise CheckpointError(f"{path} has unreadable metadata ({error}): it is damaged, copy or download it again") from error
     if not known:
         raise CheckpointError(f"{path} has incomplete metadata: it is damaged, copy or download it again")
-    if about["version"] != FORMAT_VERSION or about["architecture"] not in ("anchored", "paper"):
+    if about["version"] != FORMAT_VERSION or about["architecture"] not in ARCHITECTURES:
         raise CheckpointError(
             f"{path} is of format {about['version']}, architecture {about['architecture']}; this version reads format {FORMAT_VERSION}, "
-            "anchored or paper: install a newer version"
+            f"one of {', '.join(ARCHITECTURES)}: install a newer version"
         )
     return about
 
