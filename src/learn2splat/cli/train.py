@@ -32,8 +32,8 @@ class Train(Command):
 
     out: Path
     """Folder for theta.safetensors (the weights), log.jsonl and what --resume needs."""
-    preset: Literal["cpu", "paper"] = "cpu"
-    """Sizes and recipe: cpu, for hours on a few cores; paper, the published ones, for GPUs."""
+    preset: Literal["cpu", "paper", "g3r"] = "cpu"
+    """Sizes and recipe: cpu, for hours on a few cores; paper, the published ones, for GPUs; g3r, the baseline of that name, on a few cores."""
     data: Annotated[tuple[str, ...], tyro.conf.arg(metavar="GLOB [GLOB ...]", help_behavior_hint="")] = ()
     """Folders of scenes to learn from besides procedural ones, as glob patterns in quotes. Where a SOURCES.md beside them gives
     roles, only those of role train are used."""

@@ -8,7 +8,7 @@ from typing import Literal
 from ..errors import OptionError
 
 Scheme = Literal["greedy", "horizon"]
-Architecture = Literal["anchored", "paper"]
+Architecture = Literal["anchored", "paper", "g3r"]
 
 
 @dataclass(frozen=True)
@@ -87,6 +87,8 @@ class MetaConfig:
                 raise OptionError(f"{name} must be within [0, 1], got {getattr(self, name)}")
         if not self.lr > 0 or not self.clip > 0 or not 0 <= self.ema < 1 or self.buffer < 0 or self.rollout < 0:
             raise OptionError(f"lr and clip must be above 0, ema within [0, 1), buffer and rollout 0 or more, got {self}")
+        if self.architecture == "g3r" and (self.scheme != "greedy" or self.buffer or self.delta_weight or self.stability_weight):
+            raise OptionError("the baseline g3r is trained greedily over a fixed horizon, without buffer, delta and stability loss: use its preset")
 
 
 def with_scheme(config: MetaConfig, scheme: Scheme) -> MetaConfig:
@@ -140,5 +142,17 @@ PRESETS: dict[str, MetaConfig] = {
         lr=1e-4,
         final_lr=0.0,
         ema=0.999,
+    ),
+    # The baseline G3R* (METHOD.md section 5) at the sizes of `cpu`: always from the start, over the whole horizon, nothing stored.
+    "g3r": replace(
+        _greedy(MetaConfig()),
+        architecture="g3r",
+        blocks=2,
+        unroll=(24, 24),
+        late_unroll=24,
+        buffer=0,
+        rollout=0,
+        delta_weight=0.0,
+        stability_weight=0.0,
     ),
 }

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from ..fit.files import atomic_write
 from ..optimizers.anchored import Anchored, AnchoredConfig
+from ..optimizers.g3r import G3R, G3RConfig
 from ..optimizers.paper import Paper, PaperConfig
 from ..optimizers.weights import save_weights
 from . import resume as saved
@@ -176,7 +177,7 @@ class Outcome:
     inner_steps: int
 
 
-def meta_gradient(rule: Anchored | Paper, parameters: list[Tensor], slot: Slot, pool: ScenePool, config: MetaConfig, step: int) -> Outcome:
+def meta_gradient(rule: Anchored | Paper | G3R, parameters: list[Tensor], slot: Slot, pool: ScenePool, config: MetaConfig, step: int) -> Outcome:
     """One slot of one meta-step: the gradient of an unrolled piece; the episode goes (back) to the buffer."""
     resumed = slot.buffer.take(slot.dice)
     episode = resumed or pool.start(config, rule, slot.dice)
@@ -201,8 +202,10 @@ def meta_gradient(rule: Anchored | Paper, parameters: list[Tensor], slot: Slot, 
     return Outcome(gradient, float(unrolled.loss.detach()), unrolled.ratio, norm, episode.age, episode.scene, inner_steps)
 
 
-def make_rule(config: MetaConfig) -> Anchored | Paper:
+def make_rule(config: MetaConfig) -> Anchored | Paper | G3R:
     """The untrained rule."""
+    if config.architecture == "g3r":
+        return G3R(G3RConfig(width=config.width, blocks=config.blocks, horizon=config.unroll[1]), seed=config.seed)
     if config.architecture == "paper":
         return Paper(PaperConfig(width=config.width, blocks=config.blocks), seed=config.seed)
     return Anchored(AnchoredConfig(width=config.width, blocks=config.blocks, magnitude=config.magnitude), seed=config.seed)
