@@ -184,6 +184,33 @@ def test_results_of_other_photos_are_refused(tmp_path, clock):
         bench(tmp_path, ["nominal"], scenes=[tiny_scene(6, seed=1)])
 
 
+RULE = """
+from learn2splat import make_optimizer
+from learn2splat.optimizers import UpdateRule
+class Rule(UpdateRule):
+    name = "rule"
+    def init(self, gaussians, task, generator):
+        self.inner = make_optimizer("nominal")
+        return self.inner.init(gaussians, task, generator)
+    def step(self, gaussians, grads, state):
+        return self.inner.step(gaussians, grads, state)
+"""
+
+
+def test_results_of_code_that_was_edited_are_refused(tmp_path, clock):
+    file = tmp_path / "rule.py"
+    file.write_text(RULE.replace("return self.inner.step", "raise ValueError  # "))
+    bench(tmp_path / "out", [f"{file}:Rule"])
+    assert cells(tmp_path / "out")["Rule", 0].status == "failed"
+    file.write_text(RULE)  # what failed may be mended
+    bench(tmp_path / "out", [f"{file}:Rule", "nominal"])
+    found = cells(tmp_path / "out")
+    assert found["Rule", 0].status == "done" and curve(found["Rule", 0]) == curve(found["nominal", 0])
+    file.write_text(RULE.replace("gaussians, grads, state)\n", "gaussians, grads.map(lambda g: 2 * g), state)\n"))
+    with pytest.raises(CheckpointError, match="other values of code of the optimizer"):
+        bench(tmp_path / "out", [f"{file}:Rule"])
+
+
 def test_what_makes_no_sense_is_refused(tmp_path, clock):
     with pytest.raises(OptionError, match="seeds must be at least 1"):
         bench(tmp_path, ["nominal"], seeds=0)

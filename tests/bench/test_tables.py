@@ -7,7 +7,7 @@ import math
 import pytest
 from made_cells import made_cell, made_comparison
 
-from learn2splat.bench import tables
+from learn2splat.bench import Budget, Protocol, report, tables
 from learn2splat.bench.csv_rows import to_csv
 from learn2splat.bench.curves import curves, value_at
 
@@ -119,6 +119,18 @@ def test_csv_has_a_row_per_cell(three):
     assert 0 < float(row["seconds_to_first"]) < float(row["seconds"]) == 5.0 and row["lpips_vgg"] == "" and row["gpu"] == ""
     failed = next(row for row in rows if row["status"] == "failed")
     assert failed["psnr_end"] == "" and failed["steps"] == "0"
+
+
+def test_titles_and_facts_say_the_protocol(three):
+    assert report._title(three) == "Dense, 256 px, equal time (adam:1000)"
+    other = Protocol(budget=Budget.parse("steps:9"), suite="llff", size=(756, 1008), metrics="inria", context_views=8, index="abc")
+    three.protocol.clear()
+    three.protocol.update(other.describe())
+    assert report._title(three) == "llff: sparse, 8 views, 1008x756 px, equal steps (steps:9), metrics of inria"
+    text = report.facts(three)["protocol"]
+    assert "photos: 1008x756 px" in text and "evaluation index abc" in text and "PSNR and SSIM as inria computes them" in text
+    assert report.facts(three)["command"] == "learn2splat bench 'a scene'"
+    assert report.facts(three)["machine"] == "a processor, 1 of 2 cores; median load 1.5"
 
 
 def test_curves_are_means_over_seeds_with_bands():

@@ -35,8 +35,8 @@ def to_csv(comparisons: Iterable[Comparison]) -> str:
 
 def _rules(c: Comparison) -> dict[str, object]:
     p = c.protocol
-    names = ("setting", "budget", "context_views", "long_side", "max_points", "views_per_step", "test_every", "device")
-    return {"protocol": p["name"], **{name: p[name] for name in names}}
+    names = ("setting", "budget", "suite", "metrics", "context_views", "long_side", "size", "max_points", "views_per_step", "test_every", "device")
+    return {"protocol": p["name"], **{name: p.get(name) for name in names}}
 
 
 def _results(c: Comparison, cell: Cell) -> dict[str, object]:
@@ -75,4 +75,6 @@ def _circumstances(cell: Cell) -> dict[str, object]:
 def _text(value: object) -> object:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
+    if isinstance(value, (list, tuple)):
+        return "x".join(map(str, value))
     return f"{value:.6g}" if isinstance(value, float) else value

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import inspect
 import os
 import traceback
 from collections.abc import Callable
@@ -12,6 +14,7 @@ from ..fit import FitRun, rendered
 from ..fit.checkpoint import fingerprint, has_checkpoint, rule_fingerprint
 from ..fit.files import atomic_write
 from ..gaussians import Gaussians
+from ..optimizers import UpdateRule
 from ..scenes import Scene
 from .lpips import lpips_scores
 from .memory import PeakMemory
@@ -52,21 +55,21 @@ class Lane:
         """`order`: place among the contenders; 0 is the reference of a budget that has one.
 
         Raises:
-            CheckpointError: the file holds a finished cell of other photos or other weights.
+            CheckpointError: the file holds a cell of other photos, weights or code.
         """
         self.start, self.contender, self.file = start, contender, file
         self.reference = start.protocol.budget.reference is not None and order == 0
         self.fit: FitRun | None = None
         self.memory: int | None = None
         rule = contender.make()
-        identity = {**fingerprint(start.scene, start.gaussians), **rule_fingerprint(rule)}
+        identity = {**fingerprint(start.scene, start.gaussians), **rule_fingerprint(rule), "code of the optimizer": _code_of(rule)}
         old = file.read()
         self.ended = old is not None and old.finished
         self.seconds, self.steps, self.status, self.psnr = 0.0, 0, "waiting", None
+        if old is not None and old.status != "failed" and old.header["identity"] != identity:  # what failed is mended, and tried again
+            changed = next(key for key, value in identity.items() if old.header["identity"].get(key) != value)
+            raise CheckpointError(f"{file.path} holds a result with other values of {changed}: give another --out, or delete that file")
         if self.ended:
-            if old.header["identity"] != identity:
-                changed = next(key for key, value in identity.items() if old.header["identity"].get(key) != value)
-                raise CheckpointError(f"{file.path} holds a result with other values of {changed}: give another --out, or delete that file")
             self.seconds, self.steps, self.status = old.end["seconds"], old.end["steps"], old.status
             self.psnr = old.points[-1].psnr if old.points else None
         self.header = {
@@ -188,6 +191,18 @@ class Lane:
         steps = self.start.protocol.budget.steps if self.reference or self.start.protocol.budget.reference is None else None
         parts = [self.steps / steps if steps else 0.0, self.seconds / limit if limit else 0.0]
         return LaneProgress(self.contender.label, self.status, self.steps, self.seconds, 1.0 if self.ended else min(1.0, max(parts)), self.psnr)
+
+
+def _code_of(rule: UpdateRule) -> str:
+    """A hash of the source of a rule from outside this package: results of what someone has since edited are not taken for new ones."""
+    kind = type(rule)
+    if kind.__module__.split(".")[0] == __name__.split(".")[0]:
+        return ""  # `commit` says which
+    try:
+        source = inspect.getsource(kind)
+    except (OSError, TypeError):  # typed into an interpreter
+        source = kind.__qualname__
+    return hashlib.blake2b(source.encode(), digest_size=8).hexdigest()
 
 
 def _describe(start: Start) -> dict[str, object]:

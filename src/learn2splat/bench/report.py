@@ -50,9 +50,12 @@ def report_tables(c: Comparison) -> list[Table]:
 def facts(c: Comparison) -> dict[str, str]:
     """Protocol, machine, versions and command, each with how many cells it is true of where that is not all."""
     p, cells = c.protocol, list(c.cells.values())
-    size = "photos as they are" if p["long_side"] is None else f"photos at most {p['long_side']} px"
     points = "all points" if p["max_points"] is None else f"at most {p['max_points']} points"
-    views = f"every {p['test_every']}th photo held out" + ("" if p["context_views"] is None else f", {p['context_views']} of the others fitted")
+    if p.get("index"):
+        views = f"views of the evaluation index {p['index']}"
+    else:
+        views = f"every {p['test_every']}th photo held out" + ("" if p["context_views"] is None else f", {p['context_views']} of the others fitted")
+    metrics = "" if p.get("metrics", "ours") == "ours" else f"; PSNR and SSIM as {p['metrics']} computes them"
     machines = [cell.header["machine"] for cell in cells]
 
     def each(texts: Sequence[str]) -> str:
@@ -66,7 +69,8 @@ def facts(c: Comparison) -> dict[str, str]:
         sizes = " and ".join(f"{w}x{h}" for w, h in s["photo_sizes"][:3])
         scenes[s["name"]] = f"{s['name']} ({s['context']} fitted and {s['held_out']} held-out photos of {sizes} px, {s['gaussians']} Gaussians)"
     return {
-        "protocol": f"{p['name']}, budget {p['budget']}; {p['setting']}; {size}; {points}; {views}; {p['views_per_step']} views per step; "
+        "protocol": f"{p['name']}, budget {p['budget']}; {p['setting']}; photos: {_size(p)}; {points}; {views}; "
+        f"{p['views_per_step']} views per step{metrics}; "
         f"no density control; slices of {p['slice_seconds']:g} s in turn, {p['warm_up_steps']} steps of warm-up not counted; device {p['device']}",
         "scenes": ", ".join(scenes[name] for name in c.scenes),
         "seeds": ", ".join(str(seed) for seed in sorted({cell.seed for cell in cells})),
@@ -175,10 +179,18 @@ def _compare(i: int) -> str:
 
 def _title(c: Comparison) -> str:
     p = c.protocol
+    suite = f"{p['suite']}: " if p.get("suite") else ""
     views = "" if p["context_views"] is None else f", {p['context_views']} views"
-    size = "full size" if p["long_side"] is None else f"{p['long_side']} px"
-    meaning = {"paper": f"equal time ({p['budget']})", "steps": f"equal steps ({p['budget']})", "seconds": f"equal time ({p['budget']})"}
-    return f"{p['setting'].capitalize()}{views}, {size}, {meaning.get(p['name'], p['name'])}"
+    equal = "steps" if p["budget"].startswith("steps:") else "time"
+    metrics = "" if p.get("metrics", "ours") == "ours" else f", metrics of {p['metrics']}"
+    setting = p["setting"] if suite else p["setting"].capitalize()
+    return f"{suite}{setting}{views}, {_size(p)}, equal {equal} ({p['budget']}){metrics}"
+
+
+def _size(p: dict) -> str:
+    if p.get("size"):
+        return f"{p['size'][1]}x{p['size'][0]} px"
+    return "full size" if p["long_side"] is None else f"{p['long_side']} px"
 
 
 def _machine(m: dict) -> str:

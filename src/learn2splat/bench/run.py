@@ -100,7 +100,7 @@ def run_group(
         False if it was stopped.
 
     Raises:
-        OptionError, CheckpointError: an optimizer cannot be made, or a finished cell in `out` is of other photos or other weights.
+        OptionError, CheckpointError: an optimizer cannot be made, or a cell in `out` is of other photos, weights or code.
         BackendError: the device of the protocol is not there.
         SaveError: the results cannot be written.
 
