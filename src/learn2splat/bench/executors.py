@@ -184,7 +184,7 @@ def run_on_ray(tasks: Sequence[GroupTask], workers: int | None = None, *, on_pro
         BackendError: Ray is not installed.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent anywhere
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # tasks that ask for no GPU keep seeing it; silences a warning
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # what Ray will do by default; it warns where this is not set
     try:
         import ray
     except ImportError as error:
@@ -202,7 +202,8 @@ def run_on_ray(tasks: Sequence[GroupTask], workers: int | None = None, *, on_pro
 
 def _ray_groups(ray: Any, tasks: Sequence[GroupTask], on_progress: Report | None, should_stop: Stop | None) -> bool:
     remote = ray.remote(num_cpus=1, max_retries=MAX_ATTEMPTS - 1, max_calls=1)(_ray_work)  # max_calls: a new process per group, as above
-    waiting = {remote.remote(task): task for task in tasks}
+    # One group per GPU, and Ray hides GPUs from tasks that ask for none.
+    waiting = {remote.options(num_gpus=int(task.protocol.device == "cuda")).remote(task): task for task in tasks}
     stopped, error = False, None
     while waiting:
         ready, _ = ray.wait(list(waiting), timeout=POLL_SECONDS)
