@@ -51,3 +51,13 @@ def test_lpips_is_a_mean_over_the_held_out_photos(monkeypatch):
     dark = blobs().map(lambda field: field)
     dark.sh0 = dark.sh0 - 2.0
     assert lpips.lpips_scores(scene, dark)["lpips_vgg"] > 0.1
+
+
+def test_lpips_that_cannot_be_made_is_missing_and_no_error(monkeypatch):
+    def broken(net, device):
+        raise RuntimeError("operator torchvision::nms\ndoes not exist")
+
+    monkeypatch.setattr(lpips, "why_missing", lambda net: None)
+    monkeypatch.setattr(lpips, "_measure", broken)
+    scores = lpips.lpips_scores(tiny_scene(4), blobs())
+    assert scores == {"lpips_vgg": None, "lpips_alex": None, "lpips_missing": "RuntimeError: operator torchvision::nms does not exist"}

@@ -32,13 +32,16 @@ def why_missing(net: str) -> str | None:
 
 def lpips_scores(scene: Scene, gaussians: Gaussians) -> dict[str, object]:
     """`lpips_vgg` and `lpips_alex`, means over the held-out photos (smaller is better) or None; `lpips_missing` says why, if any is None."""
-    missing = {net: reason for net in BACKBONES if (reason := why_missing(net))}
     values: dict[str, object] = {f"lpips_{net}": None for net in BACKBONES}
+    missing = {net: reason for net in BACKBONES if (reason := why_missing(net))}
     for net in BACKBONES:
         if net not in missing:
-            measure = _measure(net, str(gaussians.means.device))
-            scores = [measure(render, photo) for _, render, photo in rendered(scene, gaussians, scene.test_idx)]
-            values[f"lpips_{net}"] = sum(scores) / len(scores)
+            try:
+                measure = _measure(net, str(gaussians.means.device))
+                scores = [measure(render, photo) for _, render, photo in rendered(scene, gaussians, scene.test_idx)]
+                values[f"lpips_{net}"] = sum(scores) / len(scores)
+            except Exception as error:  # a torchvision of another torch, damaged weights, photos smaller than the network needs
+                missing[net] = f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]
     return {**values, "lpips_missing": next(iter(missing.values()), None)}
 
 
