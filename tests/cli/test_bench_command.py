@@ -15,8 +15,10 @@ from tiny_scenes import write_colmap
 
 from learn2splat.bench import GroupProgress, read_cells
 from learn2splat.bench.lane import LaneProgress
+from learn2splat.bench.stats import comparisons
 from learn2splat.cli import main
 from learn2splat.cli.bench_progress import BenchProgress
+from learn2splat.cli.report import print_summary
 
 OPTIONS = ["--optimizers", "nominal, adam", "--budget", "adam:6", "--long-side", "None", "--views-per-step", "2"]
 
@@ -110,6 +112,18 @@ def test_what_makes_no_sense_is_one_sentence(scene_folder, fitted, tmp_path, sen
     assert "is a file" in sentence("bench", scene_folder, "--out", tmp_path / "file")
     assert "no folder" in sentence("report", tmp_path / "nothing")
     assert "no results in" in sentence("report", fitted)
+
+
+@pytest.mark.parametrize("width", [60, 80, 150])
+def test_tables_fit_into_the_terminal_with_all_their_columns(benched, width):
+    file = io.StringIO()
+    print_summary(comparisons(read_cells(benched[0]))[0], Console(file=file, width=width, color_system=None))
+    rows = [line.rstrip() for line in file.getvalue().splitlines() if line.lstrip().startswith(("optimizer", "nominal  ", "adam  "))]
+    assert max(map(len, rows)) <= width and len(rows) == {60: 5, 80: 4, 150: 2}[width] * 3
+    head = " ".join(row for row in rows if "optimizer" in row)
+    for name in ("PSNR", "best - end", "log-area", "ahead of best rival", "wins", "ms / step", "MB", "to adam's end", "to best rival's end"):
+        assert name in head
+    assert "…" not in file.getvalue()
 
 
 LANES = (LaneProgress("adam", "running", 120, 8.1, 0.4, 24.31), LaneProgress("mine", "diverged", 7, 0.5, 1.0, None))
