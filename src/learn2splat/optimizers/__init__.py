@@ -23,7 +23,7 @@ OPTIMIZERS: dict[str, str] = {
     "adam-gsplat": "Adam with gsplat's batch-size scaling of rates, betas and eps",
     "adam-auto": "Adam with learning rates per group searched once on training scenes",
     "sgd": "plain gradient descent with hand-set rates",
-    "lm": "Levenberg-Marquardt by conjugate gradients: second order, about twenty gradients per step",
+    "lm": "Levenberg-Marquardt by conjugate gradients: second order, a step costs about twelve of Adam's",
     "nominal": "hand-made scale-free Adam per Gaussian that knows the local spacing",
     "learned": "the learned optimizer: the anchored network with the weights that ship with the package",
     "anchored": "nominal times learned gains plus a bounded correction (kNN-attention network); untrained it is nominal",

@@ -10,7 +10,8 @@ group of one Gaussian, and over steps, is far less noisy than one sample. lambda
 
 The model holds near the present Gaussians only: no number moves more than a limit in one step. A step that makes its own views worse is halved twice
 and then not taken. In a step the gradient that every rule is given only says which Gaussians were seen: the right-hand side is that of the squared
-error, which PSNR measures. A step costs about as much as `4 + 3 iterations` gradients: see `fit.problem`.
+error, which PSNR measures. A step costs about twelve of Adam's (measured on fern, 256 px, 5000 points): products with J and J^T are renders and their
+backward passes.
 """
 
 from __future__ import annotations
