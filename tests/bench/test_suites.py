@@ -150,3 +150,19 @@ def test_the_command_writes_suite_size_and_protocol_into_the_results(llff, tmp_p
     }.items():
         assert main(["bench", *wrong, "--optimizers", "adam", "--out", str(tmp_path / "wrong")]) == 2
         assert message in capsys.readouterr().err
+
+
+def test_the_command_on_re10k_with_an_index(tmp_path, capsys):
+    data, file = write_chunks(tmp_path / "test", views=6).parent, tmp_path / "index.json"
+    file.write_text(json.dumps({"ccc": {"context": [1, 4], "target": [2, 3]}}))
+    run = ["bench", "--suite", "re10k", "--data", str(data), "--index", str(file), "--optimizers", "nominal", "--max-points", "30"]
+    sparse = ["--setting", "sparse", "--budget", "steps:1", "--long-side", "32"]
+    assert main([*run, *sparse, "--out", str(tmp_path / "out")]) == 0
+    assert "ccc has no points: starts from 50000 random ones" in capsys.readouterr().err
+    (cell,) = read_cells(tmp_path / "out")
+    views = json.loads((cell.path.parents[1] / "views.json").read_text())
+    assert views == {"ccc": {"context": [1, 4], "target": [2, 3]}} and cell.header["protocol"]["context_views"] == 2
+    assert cell.header["protocol"]["index"] == read_suite_index(file).digest and cell.header["scene"]["gaussians"] == 30
+    assert main([*run, "--out", str(tmp_path / "wrong")]) == 2 and "--index belongs to --setting sparse" in capsys.readouterr().err
+    assert main([*run, *sparse, "--context-views", "8", "--out", str(tmp_path / "wrong")]) == 2
+    assert "--context-views 8 contradicts --index, which has 2" in capsys.readouterr().err
