@@ -78,6 +78,16 @@ def test_nobody_runs_ahead_of_the_others_by_more_than_a_slice(tmp_path, clock):
     assert 0.9 < max(gaps) < 1.0 + 4 * STEP_SECONDS + 1e-9  # SLICE_SECONDS and a step
 
 
+def test_progress_is_a_part_of_the_budget(tmp_path, clock):
+    told = []
+    bench(tmp_path, ["adam", "nominal", "slow"], replace(PROTOCOL, budget=Budget.parse("adam:40")), on_progress=told.append)
+    assert [lane.status for lane in told[0].lanes] == ["waiting"] * 3 and [p.ended for p in told if p.ended] != []
+    for progress in told:
+        for lane in progress.lanes:
+            assert lane.fraction == pytest.approx(min(1.0, lane.seconds / (40 * STEP_SECONDS)))  # steps of one length: known from the first on
+    assert [lane.status for lane in told[-1].lanes] == ["done"] * 3
+
+
 def stopping(times):
     """Asked before every step: says stop at the `times`-th."""
     count = iter(range(10**9))

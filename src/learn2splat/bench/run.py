@@ -7,6 +7,7 @@ too. Seconds count optimization only; the first steps, which import, allocate an
 
 from __future__ import annotations
 
+import functools
 import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,9 @@ from .page import png
 from .protocol import SLICE_SECONDS, Protocol, file_name, parse_contenders
 from .store import CellFile, write_once
 from .views import with_views
+
+
+_commit = functools.cache(commit)  # The code of this process stays that of its start, whatever is checked out meanwhile.
 
 
 @dataclass(frozen=True)
@@ -114,7 +118,7 @@ def run_group(
     write_once(folder / "photo.png", lambda: png(scene.image(shown)))
     generator = torch.Generator().manual_seed(seed)
     gaussians = init_from_points(scene.points, scene.colors, max_points=protocol.max_points, generator=generator).to(device)
-    about = {"machine": {**machine(), "native_threads": num_threads()}, "commit": commit(), "command": list(command)}
+    about = {"machine": {**machine(), "native_threads": num_threads()}, "commit": _commit(), "command": list(command)}
     start = Start(scene, gaussians, seed, protocol, about, shown if seed == 0 else None)
     files = [CellFile(out, protocol.key, scene.name, contender.label, seed) for contender in contenders]
     lanes = [Lane(start, contender, order, file) for order, (contender, file) in enumerate(zip(contenders, files))]
@@ -176,5 +180,8 @@ class _Group:
             lane.save()
 
     def _tell(self, lane: Lane | None) -> None:
-        lanes = tuple(each.progress(self._limit()) for each in self.lanes)
+        first, limit = self.lanes[0], self._limit()
+        if limit is None and first.reference and first.steps:
+            limit = first.seconds * self.start.protocol.budget.steps / first.steps  # at its pace until now
+        lanes = tuple(each.progress(limit) for each in self.lanes)
         self.report(GroupProgress(self.start.scene.name, self.start.seed, lanes, lane.contender.label if lane and lane.ended else None))
