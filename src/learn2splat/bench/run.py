@@ -26,7 +26,6 @@ from .protocol import SLICE_SECONDS, Protocol, file_name, parse_contenders
 from .store import CellFile, write_once
 from .views import with_views
 
-
 _commit = functools.cache(commit)  # The code of this process stays that of its start, whatever is checked out meanwhile.
 
 
