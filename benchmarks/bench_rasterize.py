@@ -2,6 +2,7 @@
 
     python benchmarks/bench_rasterize.py                 # the table of three sizes, median of 5
     python benchmarks/bench_rasterize.py --only m --repeats 20
+    OMP_NUM_THREADS=1 python benchmarks/bench_rasterize.py --cpu   # processor time in place of wall clock: for a machine with other work
     python benchmarks/bench_rasterize.py --memory        # bytes per Gaussian and view that a forward + backward holds beyond its outputs
 
 The common work: N Gaussians, means uniform in a box of side 2 centred 4 in front of the camera, log-scales ln 0.02 + 0.4 randn, random quats,
@@ -38,23 +39,25 @@ def common_work(n: int, width: int, height: int, views: int = 1):
     return inputs, viewmats, K, torch.randn(views, height, width, 3, generator=g)
 
 
-def forward_backward(work, width: int, height: int) -> tuple[float, float]:
+def forward_backward(work, width: int, height: int, clock=time.perf_counter) -> tuple[float, float]:
     inputs, viewmats, K, v_render = work
     for t in inputs:
         t.grad = None
-    t0 = time.perf_counter()
+    t0 = clock()
     renders, _, _ = learn2splat.rasterize(*inputs, viewmats, K, width, height)
-    t1 = time.perf_counter()
+    t1 = clock()
     renders.backward(v_render)
-    return t1 - t0, time.perf_counter() - t1
+    return t1 - t0, clock() - t1
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=SIZES, help="one size")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--memory", action="store_true")
+    parser.add_argument("--cpu", action="store_true", help="processor time in place of wall clock; waiting threads count: OMP_NUM_THREADS=1")
+    parser.add_argument("--memory", action="store_true", help="measure memory, not time")
     args = parser.parse_args()
+    clock = time.process_time if args.cpu else time.perf_counter
     sizes = {args.only: SIZES[args.only]} if args.only else SIZES
     if args.memory:
         return measure_memory()
@@ -62,12 +65,12 @@ def main() -> None:
     works = {name: common_work(n, w, h) for name, (n, w, h, _) in sizes.items()}
     mm_times, times = [], {name: [] for name in sizes}
     for round_idx in range(args.repeats + 2):  # two rounds of warm-up
-        t0 = time.perf_counter()
+        t0 = clock()
         torch.mm(a, b)
-        mm = time.perf_counter() - t0
+        mm = clock() - t0
         measured = {}
         for name, (_, w, h, _) in sizes.items():
-            runs = [forward_backward(works[name], w, h) for _ in range(3)]
+            runs = [forward_backward(works[name], w, h, clock) for _ in range(3)]
             measured[name] = tuple(statistics.median(part) for part in zip(*runs))
         if round_idx >= 2:
             mm_times.append(mm)
@@ -76,7 +79,7 @@ def main() -> None:
     mm = statistics.median(mm_times)
     print(
         f"isa {_native.isa()}, {num_threads()} threads ({_native.thread_pool()}), torch {torch.__version__}, mm {mm * 1e3:.1f} ms, "
-        f"median of {args.repeats}"
+        f"{'processor' if args.cpu else 'wall clock'} time, median of {args.repeats}"
     )
     print("| size | forward ms | backward ms | sum ms | sum / mm | target |\n|---|---|---|---|---|---|")
     for name, (n, w, h, target) in sizes.items():
