@@ -5,7 +5,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from learn2splat.bench.chart import Series, line_chart, nice_ticks
+from learn2splat.bench.chart import LEFT, RIGHT, WIDTH, Series, line_chart, nice_ticks
 from learn2splat.cli import demo, main
 
 
@@ -67,7 +67,8 @@ def test_points_lie_inside_the_chart(log_x):
     svg = line_chart(series, "step", "dB", log_x=log_x)
     points = [tuple(map(float, pair)) for pair in re.findall(r'<circle cx="([\d.]+)" cy="([\d.]+)"', svg)]
     assert len(points) == 5
-    assert all(44 <= x <= 376.1 and 14 <= y <= 258 for x, y in points)
-    assert points[0][0] == 44 and points[2][0] == pytest.approx(376)
-    labels = [float(y) for y in re.findall(r'class="label" x="384" y="([\d.]+)"', svg)]
+    right = WIDTH - RIGHT
+    assert all(LEFT <= x <= right + 0.1 and 14 <= y <= 258 for x, y in points)
+    assert points[0][0] == LEFT and points[2][0] == pytest.approx(right)
+    labels = [float(y) for y in re.findall(rf'class="label" x="{right + 8}" y="([\d.]+)"', svg)]
     assert abs(labels[0] - labels[1]) >= 15
