@@ -18,7 +18,7 @@ NOTES = {  # What columns mean that do not say it themselves.
     "PSNR": "dB on the held-out photos at the end of the budget, ± standard deviation over seeds (of the mean over scenes)",
     "best": "highest PSNR on the way",
     "log-area": "mean PSNR over the logarithm of steps, up to the steps that all have done: high for who is good early and late",
-    "ahead of best rival": "difference in PSNR at the end, pair by pair (same scene and seed); 95 % bootstrap interval over scenes and seeds, too narrow with few scenes",
+    "ahead of best rival": "in PSNR at the end, in pairs of one scene and seed; 95 % bootstrap interval, too narrow with few scenes",
     "wins": "scenes with the highest PSNR",
     "ms / step": "milliseconds, of which in rendering, loss and gradients, and in the update rule",
     "cores": "processor time of all threads over wall-clock time",
