@@ -57,7 +57,7 @@ def tasks(sources, rule, out, seeds=1, protocol=PROTOCOL):
 
 
 def curves(out):
-    return {(cell.scene, cell.label, cell.seed): [(p.step, p.psnr, p.ssim) for p in cell.points if p.step in (0, 1, 2, 5, 10, 14)]
+    return {(cell.scene, cell.label, cell.seed): [(p.step, p.psnr, p.ssim) for p in cell.points if p.step in (0, 1, 2, 3, 5, 10, 14)]
             for cell in read_cells(out) if cell.status == "done"}  # fmt: skip
 
 

@@ -45,10 +45,10 @@ def test_every_rule_is_part_of_the_key():
 
 
 def test_marks():
-    assert [step for step in range(101) if is_mark(step)] == [0, 1, 2, 5, 10, 20, 50, 100]
-    assert marks_up_to(0.5, start=0.1) == [0.1, 0.2, 0.5]
+    assert [step for step in range(101) if is_mark(step)] == [0, 1, 2, 3, 5, 10, 20, 30, 50, 100]
+    assert marks_up_to(0.5, start=0.1) == [0.1, 0.2, 0.3, 0.5]
     assert passed_mark(0.0, 0.1) and passed_mark(0.15, 0.3) and passed_mark(4.9, 5.0)
-    assert not passed_mark(0.0, 0.09) and not passed_mark(0.2, 0.3) and not passed_mark(5.0, 5.2)
+    assert not passed_mark(0.0, 0.09) and not passed_mark(0.2, 0.29) and not passed_mark(5.0, 5.2)
 
 
 def test_labels():

@@ -85,7 +85,7 @@ def test_the_pictures_are_those_of_the_runs(page, folder):
         assert scene["photo"].startswith("data:image/webp;base64,") and [lane["label"] for lane in scene["lanes"]] == LABELS
         for lane in scene["lanes"]:
             shown = [frame["step"] for frame in lane["frames"]]
-            assert shown[:4] == [0, 1, 2, 5] and shown[-1] == cells[name, lane["label"]].points[-1].step
+            assert shown[:4] == [0, 1, 2, 3] and shown[-1] == cells[name, lane["label"]].points[-1].step
             assert [f["psnr"] for f in lane["frames"]] == [round(p.psnr, 2) for p in cells[name, lane["label"]].points if p.step in shown]
 
 

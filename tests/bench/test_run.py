@@ -13,7 +13,7 @@ from learn2splat.errors import CheckpointError, OptionError
 
 PROTOCOL = Protocol(budget=Budget.parse("steps:12"), long_side=None, max_points=30, views_per_step=2)
 TIMED = replace(PROTOCOL, budget=Budget.parse("adam:12"))
-MARKS = [0, 1, 2, 5, 10, 12]
+MARKS = [0, 1, 2, 3, 5, 10, 12]
 
 
 def bench(out, optimizers, protocol=PROTOCOL, scenes=None, **options):

@@ -343,7 +343,7 @@ def test_make_optimizer_knows_the_learned_rules(tmp_path):
     for options in (
         {"name": "paper", "weights": path},
         {"name": "learned", "weights": path, "width": 8},
-        {"name": "learned", "architecture": "g3r"},
+        {"name": "learned", "architecture": "g4r"},
         {"name": "anchored", "architecture": "paper"},
         {"name": "anchored", "width": 0},
         {"name": "anchored", "wdith": 8},

@@ -159,19 +159,19 @@ def file_name(text: str) -> str:
 
 
 def is_mark(value: float) -> bool:
-    """Whether a step count is one at which every run is scored: 0, 1, 2, 5, 10, 20, 50, ..."""
+    """Whether a step count is one at which every run is scored: 0, 1, 2, 3, 5, 10, 20, 30, 50, ..."""
     return value == 0 or value in marks_up_to(value)
 
 
 def marks_up_to(limit: float, *, start: float = 1.0) -> list[float]:
-    """1, 2, 5, 10, 20, ... up to `limit`; `start` is a power of ten: steps from 1, seconds from 0.1."""
+    """1, 2, 3, 5, 10, 20, ... up to `limit`; `start` is a power of ten: steps from 1, seconds from 0.1."""
     marks, decade = [], start
     while decade <= limit:
-        marks += [round(factor * decade, 6) for factor in (1, 2, 5) if factor * decade <= limit * (1 + 1e-9)]
+        marks += [round(factor * decade, 6) for factor in (1, 2, 3, 5) if factor * decade <= limit * (1 + 1e-9)]
         decade *= 10
     return marks
 
 
 def passed_mark(before: float, after: float) -> bool:
-    """Whether seconds went past one of 0.1, 0.2, 0.5, 1, 2, ...: the first state at or after each of these is scored."""
+    """Whether seconds went past one of 0.1, 0.2, 0.3, 0.5, 1, ...: the first state at or after each of these is scored."""
     return len(marks_up_to(after, start=0.1)) > len(marks_up_to(before, start=0.1))

@@ -262,8 +262,8 @@ def _end_text(c: Comparison, label: str, pairs: Sequence[Pair], mean: float, spr
 
 
 def _few(marks: Sequence[float]) -> list[float]:
-    """The ones and fives of each decade, at most eight, the late ones first; all where that leaves fewer than three."""
-    few = [mark for mark in marks if f"{mark:e}"[0] in "15"]
+    """The ones and threes of each decade, at most eight, the late ones first; all where that leaves fewer than three."""
+    few = [mark for mark in marks if f"{mark:e}"[0] in "13"]
     return list(few if len(few) > 2 else marks)[-8:]
 
 
