@@ -1,6 +1,7 @@
 """The loop: it learns, a killed run goes on to the same bits, two processes do what one does."""
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -15,9 +16,10 @@ from tiny_config import TINY
 
 from learn2splat import errors
 from learn2splat.cli import main
+from learn2splat.cli.train import Board
 from learn2splat.gaussians.record import FIELDS
+from learn2splat.meta import MetaStep, train
 from learn2splat.meta import resume as saved
-from learn2splat.meta import train
 from learn2splat.meta.train import learning_rate
 from learn2splat.optimizers import make_optimizer
 from learn2splat.optimizers.anchored import Anchored, AnchoredConfig
@@ -165,3 +167,15 @@ def test_the_command_trains_and_guards_its_folder(photos, tmp_path, capsys):
     assert main([*command, "--resume", "--no-stability-loss"]) == 2 and "stability_weight = 1.0" in capsys.readouterr().err
     assert main(["train", "--out", str(tmp_path / "x"), "--data", str(tmp_path / "none*")]) == 2 and "--data" in capsys.readouterr().err
     assert main(["train", "--out", str(photos / "cameras.txt"), "--max-minutes", "0"]) == 2
+
+
+def test_scalars_reach_tensorboard(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    step = MetaStep(3, 0.5, 0.9, (0, 10), ("a", "b"), 2.0, 0, 20, 1e-3, 1.0)
+    with Board(tmp_path) as board:
+        board(step)
+        board(replace(step, step=4, loss=math.nan))
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [(event.step, event.value) for event in events.Scalars("meta/loss")] == [(3, 0.5)]  # a skipped step has no loss
+    assert [(event.step, event.value) for event in events.Scalars("meta/age")] == [(3, 5.0), (4, 5.0)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import sys
 import time
@@ -87,7 +88,12 @@ class Train(Command):
         self._check()
         if is_first_process():
             self._announce(config, data)
-        with stop_on_signals() as should_stop, TrainProgress(config.meta_steps) as progress:
+        with stop_on_signals() as should_stop, TrainProgress(config.meta_steps) as progress, Board(self.out) as board:
+
+            def on_step(step: MetaStep) -> None:
+                progress(step)
+                board(step)
+
             result = train(
                 config,
                 self.out,
@@ -95,7 +101,7 @@ class Train(Command):
                 resume=self.resume and has_save(self.out),
                 max_minutes=self.max_minutes,
                 save_every=self.save_every,
-                on_step=progress,
+                on_step=on_step,
                 should_stop=should_stop,
             )
             stopped = should_stop()
@@ -141,6 +147,35 @@ class Train(Command):
             raise OptionError(f"--out must be a folder, and {self.out} is a file")
         if has_save(self.out) and not self.resume and not self.overwrite:
             raise OptionError(f"{self.out} already holds a training run: add --resume to go on with it, or --overwrite to start again")
+
+
+class Board:
+    """Scalars of every meta-step for TensorBoard, in `out`/tensorboard, where the extra `train` is installed; else nothing. A context manager."""
+
+    def __init__(self, out: Path) -> None:
+        self.folder, self.writer = out / "tensorboard", None
+
+    def __enter__(self) -> Board:
+        if is_first_process():
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+            except ImportError:
+                note("note: no TensorBoard here (pip install 'learn2splat[train]'); log.jsonl has the same numbers")
+            else:
+                self.writer = SummaryWriter(str(self.folder))
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self.writer is not None:
+            self.writer.close()
+
+    def __call__(self, step: MetaStep) -> None:
+        if self.writer is None:
+            return
+        scalars = {"loss": step.loss, "ratio": step.ratio, "grad_norm": step.grad_norm, "lr": step.lr, "age": sum(step.ages) / len(step.ages)}
+        for name, value in scalars.items():
+            if math.isfinite(value):
+                self.writer.add_scalar(f"meta/{name}", value, step.step)
 
 
 class TrainProgress:
