@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import resource
 import statistics
 import time
 
@@ -21,6 +20,7 @@ import torch
 
 import learn2splat
 from learn2splat import _native
+from learn2splat.bench.memory import PeakMemory
 from learn2splat.threads import num_threads
 
 SIZES = {"s": (10_000, 128, 128, 0.06), "m": (50_000, 448, 256, 0.35), "l": (200_000, 512, 512, 0.80)}  # N, W, H, target in mm
@@ -94,9 +94,11 @@ def measure_memory() -> None:
     views = 4
     work = common_work(n, w, h, views)
     forward_backward(common_work(1000, 64, 64), 64, 64)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    forward_backward(work, w, h)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
+    with PeakMemory(torch.device("cpu")) as memory:  # not ru_maxrss: a child process begins with that of its parent
+        forward_backward(work, w, h)
+    if memory.bytes is None:
+        raise SystemExit("this system does not tell the peak memory of a process: run it on Linux")
+    peak = memory.bytes
     images = 4 * views * w * h * (3 + 1)  # renders, alphas
     meta = 4 * views * n * (2 + 3 + 1 + 2)  # means2d, conics, depths, radii
     grads = 4 * n * (3 + 4 + 3 + 1 + 3) + 4 * views * n * 2  # of the inputs; retained, of means2d

@@ -22,10 +22,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ..errors import CheckpointError, OptionError, SaveError
-from .anchored import Anchored, AnchoredConfig, AnchoredNetwork
-from .g3r import G3R, G3RConfig, G3RNetwork
+from .anchored import Anchored, AnchoredConfig
+from .g3r import G3R, G3RConfig
 from .nominal import NominalConfig
-from .paper import Paper, PaperConfig, PaperNetwork
+from .paper import Paper, PaperConfig
 
 ARCHITECTURES = ("anchored", "paper", "g3r")
 FORMAT_VERSION = 1
@@ -124,11 +124,11 @@ def load_weights(path: str | os.PathLike) -> Anchored | Paper | G3R:
         raise CheckpointError(f"{path} is damaged: the numbers in it do not have the checksum that was saved with them; copy or download it again")
     try:
         if about["architecture"] == "paper":
-            rule = Paper(config := PaperConfig(**about["config"]), network=PaperNetwork(config))
+            rule = Paper(PaperConfig(**about["config"]))
         elif about["architecture"] == "g3r":
-            rule = G3R(config := G3RConfig(**about["config"]), network=G3RNetwork(config))
+            rule = G3R(G3RConfig(**about["config"]))
         else:
-            rule = Anchored(config := _anchored_config(about["config"]), network=AnchoredNetwork(config))
+            rule = Anchored(_anchored_config(about["config"]))
     except (TypeError, KeyError, ValueError) as error:
         raise CheckpointError(f"{path} has a configuration that this version cannot use ({error}): install the version that wrote it") from error
     _fill(rule.network, tensors, path)
@@ -216,9 +216,9 @@ def _released(tensors: dict[str, Tensor], path: Path) -> Paper:
         head_dim=PaperConfig.head_dim if qkv is None or len(qkv) < 3 else len(qkv) // 3,
         mlp_ratio=PaperConfig.mlp_ratio if hidden is None else max(1, len(hidden) // width),
     )
-    network = PaperNetwork(config)
-    _fill(network, weights, path)
-    return Paper(config, network=network)
+    rule = Paper(config)
+    _fill(rule.network, weights, path)
+    return rule
 
 
 def _fill(network: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
