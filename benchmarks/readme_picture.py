@@ -21,7 +21,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # after the choice of a backend that needs no screen
 
 PICTURE = Path(__file__).resolve().parents[1] / "docs" / "demo.png"
-OPTIMIZERS = {"adam": "#7b838d", "learned": "#0b68b8"}
+OPTIMIZERS = {"adam": "#7b838d", "adam-auto": "#c05f00", "learned": "#0b68b8"}
 STEPS, SHOWN = 300, (10, 30, 100, 300)
 MAX_BYTES = 300_000
 
@@ -30,8 +30,8 @@ def main() -> None:
     scene = make_procedural_scene(seed=0, layout="orbit", width=160, height=120, num_points=2500)
     start = init_from_points(scene.points, scene.colors)
     photo = scene.test_idx[1]
-    figure = plt.figure(figsize=(11, 3.1), layout="constrained")
-    grid = figure.add_gridspec(2, len(SHOWN) + 3, width_ratios=[1.15, *[1] * len(SHOWN), 0.05, 2.0])
+    figure = plt.figure(figsize=(11, 4.2), layout="constrained")
+    grid = figure.add_gridspec(len(OPTIMIZERS), len(SHOWN) + 3, width_ratios=[1.15, *[1] * len(SHOWN), 0.05, 2.0])
     axes = figure.add_subplot(grid[:, 0])
     axes.imshow(scene.image(photo))
     axes.set_title("held-out photo", fontsize=9)
