@@ -129,12 +129,17 @@ class Claim:
 
     def row(self) -> str:
         sign = "" if self.at_most else "+"
-        wanted = "ahead" if self.target is None else f"at most {self.target:g}" if self.at_most else f"+{self.target:g}"
-        wanted += " on every scene" if self.ahead_everywhere or self.at_most else ""
+        wanted = "ahead" if self.target is None else f"at most {self.target:.2g}" if self.at_most else f"+{self.target:g}"
+        wanted += f" {self.unit}" if self.unit and self.target is not None else ""
+        wanted += " on every scene" if self.ahead_everywhere or (self.at_most and self.unit != "MB") else ""
         if not self.gaps:
-            return f"| {self.what} | {wanted} {self.unit} | not measured | | |"
-        scenes = ", ".join(f"{scene} {value:{sign}.2f}" for scene, value in self.gaps.items())
-        return f"| {self.what} | {wanted} {self.unit} | {self.mean:{sign}.2f} | {scenes} | {'met' if self.met else '**short**'} |"
+            return f"| {self.what} | {wanted} | not measured | | |"
+
+        def text(value: float) -> str:
+            return "never" if value == float("inf") else f"{value:{sign}.2f}"
+
+        scenes = ", ".join(f"{scene} {text(value)}" for scene, value in self.gaps.items())
+        return f"| {self.what} | {wanted} | {text(self.mean)} | {scenes} | {'met' if self.met else '**short**'} |"
 
 
 def per_scene(cells: Cells, value: Callable[[dict[str, Cell]], float]) -> dict[str, float]:

@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("folders", type=Path, nargs="+", help="what bench wrote")
     parser.add_argument("--dry", action="store_true", help="print the text, leave README.md as it is")
     args = parser.parse_args()
-    parts = [section(c) for folder in args.folders for c in comparisons(read_cells(folder)) if c.complete()]
+    parts = [section(c) for folder in args.folders for c in comparisons(read_cells(folder)) if c.complete() and len(c.labels) > 1]
     parts += [f"**What the packaged weights must show** (`python benchmarks/claims.py`):\n\n{claims.table(folder)}"
               for folder in args.folders if folder.name == CLAIMS_FOLDER]  # fmt: skip
     text = "\n\n".join(parts)

@@ -97,6 +97,11 @@ def test_a_benchmark_under_way(three):
     assert "no scene and seed has been ended by every optimizer" in tables.headline(nothing)
 
 
+def test_a_single_optimizer_is_no_comparison():
+    alone = made_comparison({"mine": {("a", 0): 20.0, ("b", 0): 21.0}})
+    assert tables.headline(alone) == "mine ends at 20.50 dB over 2 scenes and 1 seed: the only optimizer here."
+
+
 def test_headlines(three):
     assert tables.headline(three).startswith("mine ends at 27.12 dB, 1.62 dB (95 % interval ")
     assert tables.headline(three).endswith("ahead of adam, the next best, over 2 scenes and 2 seeds.")

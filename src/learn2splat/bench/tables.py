@@ -183,6 +183,8 @@ def headline(c: Comparison) -> str:
     pairs = c.complete()
     sound = {label: mean for label in c.labels if not math.isnan(mean := _over(pairs, lambda pair, label=label: c.last(label, pair))[0])}
     over = f"{_plural(len({scene for scene, _ in pairs}), 'scene')} and {_plural(len({seed for _, seed in pairs}), 'seed')}"
+    if len(sound) == len(c.labels) == 1:
+        return f"{c.labels[0]} ends at {sound[c.labels[0]]:.2f} dB over {over}: the only optimizer here."
     if len(sound) < 2:
         return "Nothing can be compared yet: " + (
             "no scene and seed has been ended by every optimizer." if not pairs else "too many runs went wrong."
