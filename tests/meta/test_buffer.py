@@ -50,7 +50,7 @@ def test_rollouts_grow():
 
 def test_late_pieces_are_longer():
     config = MetaConfig()
-    assert [unroll_bounds(config, age) for age in (0, 128, 200, 256, 2000)] == [(8, 32), (8, 32), (8, 50), (8, 64), (8, 64)]
+    assert [unroll_bounds(config, age) for age in (0, 128, 200, 256, 2000)] == [(8, 32), (8, 32), (25, 50), (32, 64), (64, 128)]
     assert unroll_bounds(with_scheme(config, "greedy"), 2000) == (1, 6)
 
 

@@ -5,7 +5,9 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torchmetrics.functional.image import peak_signal_noise_ratio
 
+from learn2splat.fit.evaluate import render_photos
 from learn2splat.gaussians import Gaussians
 from learn2splat.meta import schemes, with_scheme
 from learn2splat.meta.schemes import compressed, delta_loss, l1_per_view, meta_loss, nominal_of, roll_out, unroll
@@ -39,8 +41,19 @@ def episode(tiny, pool):
 def slope(scene, gaussians, views, step, config):
     """-(step . dL/dflat) at `gaussians`: the derivative of the meta-loss when w moves everything by -step."""
     leaves = gaussians.clone().requires_grad_()
-    grads = torch.autograd.grad(meta_loss(scene, leaves, views, config.ssim_weight), list(leaves.tensors().values()))
+    grads = torch.autograd.grad(meta_loss(scene, leaves, views, config), list(leaves.tensors().values()))
     return -float((step * Gaussians(*grads).flatten()).sum())
+
+
+def test_meta_loss_against_torchmetrics(tiny, pool, episode):
+    """L1 + SSIM, and 0.04 ln(MSE / 1e-4) = 0.04 (40 - PSNR) ln(10) / 10, means over views of any sizes."""
+    scene, views = pool.scene_of(episode), list(episode.targets)
+    plain, both = (float(meta_loss(scene, episode.gaussians, views, replace(tiny, psnr_weight=weight))) for weight in (0.0, 0.04))
+    pairs = [render_photos(scene, episode.gaussians, [view]) for view in views]
+    psnr = sum(float(peak_signal_noise_ratio(render, photo, data_range=1.0)) for render, photo in pairs) / len(pairs)
+    assert both - plain == pytest.approx(0.04 * (40 - psnr) * math.log(10) / 10, rel=1e-4)
+    l1 = sum(float((render - photo).abs().mean()) for render, photo in pairs) / len(pairs)
+    assert float(meta_loss(scene, episode.gaussians, views, replace(tiny, psnr_weight=0.0, ssim_weight=0.0))) == pytest.approx(l1, rel=1e-4)
 
 
 def test_horizon_judges_every_step_by_the_end(tiny, pool, episode):
@@ -51,8 +64,8 @@ def test_horizon_judges_every_step_by_the_end(tiny, pool, episode):
     dice = Dice(4)
     dice.integer(3, 3), schemes.draw_views(episode, scene, 3, dice)
     judged = dice.sample(episode.targets, config.target_views) + dice.sample(episode.context, config.context_views)
-    start = float(meta_loss(scene, episode.gaussians, judged, config.ssim_weight))
-    end = float(meta_loss(scene, rule.outputs[-1], judged, config.ssim_weight))
+    start = float(meta_loss(scene, episode.gaussians, judged, config))
+    end = float(meta_loss(scene, rule.outputs[-1], judged, config))
     unit = abs(start - end) + config.advantage_floor * start  # a constant
     expected = slope(scene, rule.outputs[-1], judged, sum(rule.steps), config) / unit
     assert float(gradient) == pytest.approx(expected, rel=1e-4) and abs(expected) > 1e-5

@@ -137,7 +137,7 @@ class Train(Command):
         if self.resume and not has_save(self.out):
             note(f"note: nothing saved in {self.out} yet, starting at meta-step 0")
         note(f"meta-training {config.architecture} by {config.scheme} on {config.procedural_pool} procedural scenes and {len(data)} of photos; "
-             "loss: L1 + SSIM (no LPIPS: its weights cannot be had offline)")  # fmt: skip
+             f"loss: L1 + SSIM{' + log MSE' if config.psnr_weight else ''} (no LPIPS: its weights cannot be had offline)")  # fmt: skip
 
     def _check(self) -> None:
         """Refuses to write over another run."""

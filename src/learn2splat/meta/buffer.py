@@ -53,7 +53,8 @@ def rollout_bound(config: MetaConfig, age: int, meta_step: int) -> int:
 def unroll_bounds(config: MetaConfig, age: int) -> tuple[int, int]:
     """Least and most inner steps to unroll at an age."""
     low, high = config.unroll
-    return low, max(high, min(age // 4, config.late_unroll))
+    late = min(age // 4, config.late_unroll)
+    return (late // 2, late) if late > high else (low, high)
 
 
 def advance(config: MetaConfig, age: int) -> float:

@@ -29,21 +29,21 @@ class MetaConfig:
     scenes_per_step: int = 2
 
     # The scenes (tasks.py).
-    long_sides: tuple[int, ...] = (64, 80, 96)  # px
-    points: tuple[int, int] = (300, 1200)  # Drawn log-uniformly.
+    long_sides: tuple[int, ...] = (64, 96, 128, 192)  # px. Small ones are quick, but on them noise counts for more and progress ends sooner.
+    points: tuple[int, int] = (300, 4000)  # Drawn log-uniformly.
     views_per_step: tuple[int, int] = (2, 8)
     sparse_share: float = 0.5  # Of the scenes: a few fixed close-by views; the others are dense.
     sparse_views: tuple[int, int] = (3, 8)
-    dense_views: int = 64  # Context views of a dense scene at most.
+    dense_views: tuple[int, int] = (6, 64)  # Context views of a dense scene, drawn log-uniformly: with few of them, it shows what overfits.
     procedural_share: float = 0.5  # Of the scenes, where there are others too.
-    procedural_pool: int = 48  # Different procedural scenes.
+    procedural_pool: int = 400  # Different procedural scenes.
     target_views: int = 8  # Held-out views in the meta-loss ...
     context_views: int = 4  # ... and views that the inner steps may see.
 
     # Inner steps.
     unroll: tuple[int, int] = (8, 32)  # Uniform: back-propagated inner steps.
-    late_unroll: int = 64  # Horizon: the upper bound grows to this with a quarter of the age, because late progress is slow and noise is not.
-    max_graph: int = 32_000  # Gaussians times unrolled steps: bounds memory, and the time of one meta-step.
+    late_unroll: int = 128  # Horizon: the bounds grow to this and its half with the age, because late progress is slow and noise is not.
+    max_graph: int = 80_000  # Gaussians times unrolled steps: bounds memory, and the time of one meta-step.
     rollout: int = 48  # At most so many steps with frozen weights before an episode is stored; 0: no rollout.
     rollout_growth: int = 1  # Meta-steps over which that bound grows from 1.
 
@@ -58,6 +58,7 @@ class MetaConfig:
 
     # Meta-loss (schemes.py): L1 + SSIM, because weights of LPIPS cannot be had offline.
     ssim_weight: float = 0.2
+    psnr_weight: float = 0.04  # Per e-fold of the mean squared error of a view: about as much as L1 + SSIM where that is 0.08.
     advantage: bool = False  # Horizon: the loss relative to what `nominal` reaches from the same state, else to the piece's own gain.
     advantage_floor: float = 0.01  # Of the loss at the start: below it gains are noise.
     intermediate: float = 0.3  # Horizon: weight of the same loss after a log-uniformly drawn step of the unroll; 0: at the end only.
@@ -75,7 +76,7 @@ class MetaConfig:
     ema: float = 0.99  # Decay of the average of the weights that is saved; 0: the last weights.
 
     def __post_init__(self) -> None:
-        for name in ("points", "views_per_step", "sparse_views", "unroll"):
+        for name in ("points", "views_per_step", "sparse_views", "dense_views", "unroll"):
             low, high = getattr(self, name)
             if not 1 <= low <= high:
                 raise OptionError(f"{name} must be a range from at least 1, got {low} to {high}")
@@ -97,7 +98,7 @@ def with_scheme(config: MetaConfig, scheme: Scheme) -> MetaConfig:
         return _greedy(config)
     own = (
         "unroll", "late_unroll", "rollout", "rollout_growth", "buffer", "fill_first", "resume_probability", "insert_probability",
-        "return_probability", "log_ages", "delta_weight", "stability_weight", "target_views", "context_views",
+        "return_probability", "log_ages", "delta_weight", "stability_weight", "target_views", "context_views", "psnr_weight",
     )  # fmt: skip
     default = MetaConfig()
     return replace(config, scheme=scheme, **{name: getattr(default, name) for name in own})
@@ -122,6 +123,7 @@ def _greedy(config: MetaConfig) -> MetaConfig:
         stability_weight=1.0,
         target_views=6,
         context_views=4,
+        psnr_weight=0.0,
     )
 
 
@@ -139,6 +141,7 @@ PRESETS: dict[str, MetaConfig] = {
         views_per_step=(8, 8),
         sparse_views=(8, 8),
         max_graph=70_000 * 6,
+        dense_views=(64, 64),
         lr=1e-4,
         final_lr=0.0,
         ema=0.999,

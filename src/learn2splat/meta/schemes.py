@@ -30,6 +30,8 @@ from .buffer import unroll_bounds
 from .config import MetaConfig
 from .tasks import Dice, Episode
 
+LEAST_ERROR = 1e-4  # Mean squared error of a view, 40 dB: better than this is as good as perfect.
+
 
 @dataclass(frozen=True)
 class Unrolled:
@@ -70,9 +72,16 @@ def draw_views(episode: Episode, scene: Scene, steps: int, dice: Dice) -> list[l
     return [[context[i] for i in sampler.next()] for _ in range(steps)]
 
 
-def meta_loss(scene: Scene, gaussians: Gaussians, views: Sequence[int], ssim_weight: float) -> Tensor:
-    """L1 + SSIM loss per view, mean over `views`."""
-    return sum(photometric_loss(*render_photos(scene, gaussians, same), ssim_weight=ssim_weight) for same in by_size(scene, views)) / len(views)
+def meta_loss(scene: Scene, gaussians: Gaussians, views: Sequence[int], config: MetaConfig) -> Tensor:
+    """Mean over `views` of L1 + SSIM and, times `psnr_weight`, of the logarithm of the mean squared error over `LEAST_ERROR`."""
+    total = torch.zeros(())
+    for same in by_size(scene, views):
+        renders, targets = render_photos(scene, gaussians, same)
+        total = total + photometric_loss(renders, targets, ssim_weight=config.ssim_weight)
+        if config.psnr_weight:
+            errors = (renders - targets).square().mean(dim=(1, 2, 3))
+            total = total + config.psnr_weight * (errors.clamp_min(LEAST_ERROR) / LEAST_ERROR).log().sum()
+    return total / len(views)
 
 
 def compressed(x: Tensor) -> Tensor:
@@ -101,7 +110,7 @@ def _horizon(
         if references is None:
             return None
     with torch.no_grad():
-        start = float(meta_loss(scene, episode.gaussians, judged, config.ssim_weight))
+        start = float(meta_loss(scene, episode.gaussians, judged, config))
 
     gaussians, state = episode.gaussians, episode.state
     total = torch.zeros(())
@@ -114,7 +123,7 @@ def _horizon(
         if not math.isfinite(inner):
             return None
         if i in marks:
-            loss = meta_loss(scene, gaussians, judged, config.ssim_weight)
+            loss = meta_loss(scene, gaussians, judged, config)
             reference = references[i] if config.advantage else start
             gain = abs(start - (reference if config.advantage else float(loss.detach())))
             unit = gain + config.advantage_floor * start
@@ -135,7 +144,7 @@ def _losses_of_nominal(
             _, grads = loss_and_gradients(scene, gaussians, chosen)
         gaussians, state = nominal.step(gaussians, grads, state)
         if i in marks:
-            losses[i] = float(meta_loss(scene, gaussians, judged, config.ssim_weight))
+            losses[i] = float(meta_loss(scene, gaussians, judged, config))
     return losses if all(math.isfinite(loss) for loss in losses.values()) else None
 
 
@@ -147,7 +156,7 @@ def _greedy(
     total = torch.zeros(())
     loss = torch.zeros(())
     with torch.no_grad():
-        start = float(meta_loss(scene, gaussians, judged, config.ssim_weight))
+        start = float(meta_loss(scene, gaussians, judged, config))
         before = l1_per_view(scene, gaussians, judged)
     for i, chosen in enumerate(views):
         gaussians = gaussians.detach()
@@ -155,7 +164,7 @@ def _greedy(
         if not math.isfinite(inner):
             return None
         new, state = rule.update(gaussians, grads, state)
-        loss = meta_loss(scene, new, judged, config.ssim_weight)
+        loss = meta_loss(scene, new, judged, config)
         total = total + config.step_decay ** (tau - 1 - i) * loss
         if config.delta_weight and meta_step >= config.delta_from:
             total = total + config.delta_weight * delta_loss(gaussians, new, grads, state)

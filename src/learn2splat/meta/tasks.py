@@ -94,7 +94,7 @@ class ScenePool:
         self.cache = cache / str(self.largest)
         self.real = {scene.name: scene for scene in (load_scene(path, long_side=self.largest) for path in data)}
         self.procedural = [f"procedural_{LAYOUTS[i % len(LAYOUTS)]}_{i}" for i in range(config.procedural_pool)]
-        self.get = lru_cache(maxsize=96)(self._get)
+        self.get = lru_cache(maxsize=512)(self._get)
 
     def _get(self, name: str, long_side: int) -> Scene:
         scene = self.real[name] if name in self.real else self._procedural(name)
@@ -199,7 +199,9 @@ def _dense(scene: Scene, config: MetaConfig, dice: Dice) -> tuple[tuple[int, ...
     """context, targets, points, colours."""
     order = dice.sample(range(len(scene)), len(scene))
     held_out = max(1, len(order) // HELD_OUT)
-    return tuple(order[held_out : held_out + config.dense_views]), tuple(order[:held_out]), scene.points, scene.colors
+    low, high = (min(bound, len(order) - held_out) for bound in config.dense_views)
+    count = round(dice.log_uniform(low, high))
+    return tuple(order[held_out : held_out + count]), tuple(order[:held_out]), scene.points, scene.colors
 
 
 def _sparse(scene: Scene, config: MetaConfig, dice: Dice) -> tuple[tuple[int, ...], tuple[int, ...], Tensor, Tensor] | None:
