@@ -12,11 +12,17 @@ import torch
 from . import __version__
 
 
+def usable_cores() -> tuple[int, ...]:
+    """Those that this process may use, ascending; their numbers mean something only where processes can be pinned (Linux)."""
+    return tuple(sorted(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else tuple(range(os.cpu_count() or 1))
+
+
 def machine() -> dict[str, object]:
     """Processor, threads, versions."""
     return {
         "cpu": _cpu_name(),
         "cores": os.cpu_count(),
+        "usable_cores": list(usable_cores()),
         "threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "system": f"{platform.system()} {platform.machine()}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import partial
 
 import pytest
@@ -9,8 +10,9 @@ import ray
 from tiny_scenes import write_colmap
 
 from learn2splat.bench import Budget, Protocol, read_cells, run_bench
-from learn2splat.bench.executors import MAX_ATTEMPTS, SceneSource, make_tasks, run_in_processes, run_on_ray
+from learn2splat.bench.executors import MAX_ATTEMPTS, SceneSource, make_tasks, run_in_processes, run_on_ray, split_cores
 from learn2splat.errors import BackendError, OptionError
+from learn2splat.machine import usable_cores
 from learn2splat.scenes import load_scene
 
 PROTOCOL = Protocol(budget=Budget.parse("steps:14"), long_side=None, max_points=30, views_per_step=2)
@@ -98,6 +100,14 @@ def test_a_killed_worker_costs_nothing_and_changes_nothing(sources, rule, expect
     assert rule[1].read_text() == "0" and len(rewinds(out)) >= 1  # it did kill, and a run went on from a checkpoint
     assert {("first", "Deadly"), ("second", "Deadly"), ("first", "adam")} <= set(ended)
     assert not list(out.rglob("*.checkpoint"))
+    if run is run_in_processes and hasattr(os, "sched_setaffinity"):
+        shares = {tuple(cell.header["machine"]["usable_cores"]) for cell in read_cells(out)}
+        assert shares <= set(split_cores(usable_cores(), 2))
+
+
+@pytest.mark.parametrize("workers, shares", [(1, [(0, 2, 3, 5)]), (3, [(0,), (2,), (3, 5)]), (5, [(0,), (2,), (3,), (5,), (0,)])])
+def test_workers_share_the_cores(workers, shares):
+    assert split_cores((0, 2, 3, 5), workers) == shares
 
 
 def test_a_worker_that_is_always_killed_and_errors_end_the_call(sources, rule, tmp_path):

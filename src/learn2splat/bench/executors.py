@@ -21,6 +21,7 @@ from typing import Any
 import torch
 
 from ..errors import BackendError, Learn2SplatError, OptionError
+from ..machine import usable_cores
 from ..scenes import Scene
 from .protocol import Protocol
 from .run import GroupProgress, run_group
@@ -80,7 +81,7 @@ def make_tasks(sources: Sequence[SceneSource], seeds: int, **same: Any) -> list[
 
 
 def run_in_processes(tasks: Sequence[GroupTask], workers: int, *, on_progress: Report | None = None, should_stop: Stop | None = None) -> bool:
-    """Run the tasks, at most `workers` at a time, each in a process of its own that shares the cores evenly and gives its memory back at its end.
+    """Run the tasks, at most `workers` at a time, each in a process of its own that has its share of the cores to itself and gives its memory back.
 
     Optimizers must be known in a new process: those of this package, `module:factory` or `file.py:factory`, none that were registered here.
 
@@ -93,14 +94,14 @@ def run_in_processes(tasks: Sequence[GroupTask], workers: int, *, on_progress: R
     """
     if workers < 1:
         raise OptionError(f"workers must be at least 1, got {workers}")
-    threads = max(1, (os.cpu_count() or 1) // workers)
+    free = split_cores(usable_cores(), workers)
     waiting, running, attempts = list(tasks), [], dict.fromkeys(tasks, 0)
     stopped, error = False, None
     while running or (waiting and not stopped and error is None):
         while waiting and len(running) < workers and not stopped and error is None:
             task = waiting.pop(0)
             attempts[task] += 1
-            running.append(_Worker(task, threads))
+            running.append(_Worker(task, free.pop()))
         connection.wait([worker.pipe for worker in running], POLL_SECONDS)
         for worker in list(running):
             for message in worker.messages():
@@ -108,6 +109,7 @@ def run_in_processes(tasks: Sequence[GroupTask], workers: int, *, on_progress: R
                     on_progress(message)
             if worker.ended:
                 running.remove(worker)
+                free.append(worker.cores)
                 if worker.killed and attempts[worker.task] < MAX_ATTEMPTS:
                     waiting.insert(0, worker.task)
                 elif worker.killed:
@@ -126,11 +128,11 @@ def run_in_processes(tasks: Sequence[GroupTask], workers: int, *, on_progress: R
 class _Worker:
     """A process at a task, and the pipe to it: progress comes, one word that it shall stop goes."""
 
-    def __init__(self, task: GroupTask, threads: int) -> None:
-        self.task, self.error, self.ended, self.killed = task, None, False, False
+    def __init__(self, task: GroupTask, cores: tuple[int, ...]) -> None:
+        self.task, self.cores, self.error, self.ended, self.killed = task, cores, None, False, False
         context = multiprocessing.get_context("spawn")  # a forked OpenMP hangs
         self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=_work, args=(task, threads, theirs), daemon=True)
+        self.process = context.Process(target=_work, args=(task, cores, theirs), daemon=True)
         self.process.start()
         theirs.close()  # so that the pipe ends when the process does
 
@@ -157,10 +159,19 @@ class _Worker:
             pass
 
 
-def _work(task: GroupTask, threads: int, pipe: connection.Connection) -> None:
+def split_cores(cores: tuple[int, ...], workers: int) -> list[tuple[int, ...]]:
+    """A share of `cores` for each worker: neighbours, disjoint where there are enough, else one each in turn."""
+    if workers > len(cores):
+        return [(cores[i % len(cores)],) for i in range(workers)]
+    return [cores[len(cores) * i // workers : len(cores) * (i + 1) // workers] for i in range(workers)]
+
+
+def _work(task: GroupTask, cores: tuple[int, ...], pipe: connection.Connection) -> None:
     """In the new process. The last thing sent is None, or what went wrong."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group of processes: the first one decides
-    torch.set_num_threads(threads)
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, cores)  # Threads that start later inherit it, so groups do not take each other's time.
+    torch.set_num_threads(len(cores))
     try:
         task.run(pipe.send, pipe.poll)  # anything that comes says stop; so does the end of the first process
         pipe.send(None)
