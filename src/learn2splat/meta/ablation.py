@@ -22,12 +22,14 @@ from ..scenes import Scene
 from .config import PRESETS, MetaConfig, with_scheme
 from .train import MetaStep, has_save, train
 
+# Sizes with which 18 trainings take hours, not days.
+SMALL = {"long_sides": (64, 80, 96), "points": (300, 1200), "procedural_pool": 48, "max_graph": 32_000}
 MARKS = (0, 10, 30, 100, 200, 300, 500, 700, 1000, 1500, 2000)
 
 
 def variants(meta_steps: int) -> dict[str, MetaConfig]:
     """Name -> configuration of each row, in the order of the table."""
-    base = replace(PRESETS["cpu"], meta_steps=meta_steps)
+    base = replace(PRESETS["cpu"], meta_steps=meta_steps, **SMALL)
     greedy = replace(with_scheme(base, "greedy"), rollout_growth=max(1, meta_steps // 2), delta_from=min(100, meta_steps // 10))
     plain = replace(greedy, buffer=0, rollout=0, magnitude=False, delta_weight=0.0, stability_weight=0.0)
     # A buffer of 20 would not fill within a short run, and the paper resumes from a full one only.
