@@ -5,16 +5,20 @@
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/unique_ptr.h>
+#include <nanobind/stl/vector.h>
 
+#include <cmath>
 #include <memory>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 #include "isa.hpp"
 #include "parallel.hpp"
 #include "project.hpp"
 #include "raster.hpp"
 #include "ssim.hpp"
+#include "update.hpp"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -156,6 +160,72 @@ void photometric_forward(Array<const T, -1, -1, -1, 3> renders, Array<const T, -
     l2s::photometric_forward<T>(renders.data(), targets.data(), V, H, W, ssim_weight, num_threads, l1.data(), ssim.data(), pointer(grads));
 }
 
+template <class T> using Flat = nb::ndarray<T, nb::c_contig, nb::device::cpu>;  // of any shape
+template <class T> using Flats = std::vector<Flat<T>>;
+
+template <class T> T *rows_of(const Flats<T> &arrays, size_t which, size_t numbers) {
+    check(which < arrays.size() && arrays[which].size() == numbers, "Gaussians or state");
+    return arrays[which].data();
+}
+
+// Fields of Gaussians in the order of FIELDS; old: m, v, spacing; new_moments: m, v; constants: step sizes, betas, bounds, limits (NominalConfig and nominal.py).
+l2s::UpdateArgs update_args(const Flats<const float> &params, const Flats<const float> &grads, const Flats<const float> &old, const Array<const int32_t, -1> &count,
+                            const Flats<float> &new_params, const Flats<float> &new_moments, const Array<int32_t, -1> &new_count, const std::vector<double> &constants) {
+    l2s::UpdateArgs a{};
+    const size_t N = count.shape(0);
+    check(N < (size_t(1) << 31) && new_count.shape(0) == N && constants.size() == l2s::GROUPS + 10, "count of Gaussians or constants");
+    a.N = int64_t(N), a.count = count.data(), a.new_count = new_count.data();
+    for (size_t group = 0; group < l2s::GROUPS; ++group) {
+        const size_t numbers = N * size_t(l2s::WIDTHS[group]);
+        a.params[group] = rows_of(params, group, numbers), a.grads[group] = rows_of(grads, group, numbers);
+        a.new_params[group] = rows_of(new_params, group, numbers), a.step_sizes[group] = float(constants[group]);
+    }
+    a.m = rows_of(old, 0, N * l2s::PARAMS), a.v = rows_of(old, 1, N * l2s::PARAMS), a.spacing = rows_of(old, 2, N);
+    a.new_m = rows_of(new_moments, 0, N * l2s::PARAMS), a.new_v = rows_of(new_moments, 1, N * l2s::PARAMS);
+    const double *rest = constants.data() + l2s::GROUPS;
+    a.rest1 = float(1 - rest[0]), a.rest2 = float(1 - rest[1]), a.log_beta1 = float(std::log(rest[0])), a.log_beta2 = float(std::log(rest[1]));
+    a.max_direction = float(rest[2]), a.reference_spacing = float(rest[3]), a.min_spacing_ratio = float(rest[4]), a.max_spacing_ratio = float(rest[5]);
+    for (int i = 0; i < 4; ++i) a.limits[i] = float(rest[6 + i]);
+    return a;
+}
+
+void nominal_step(Flats<const float> params, Flats<const float> grads, Flats<const float> old, Array<const int32_t, -1> count, Flats<float> new_params,
+                  Flats<float> new_moments, Array<int32_t, -1> new_count, std::vector<double> constants, int num_threads) {
+    auto a = update_args(params, grads, old, count, new_params, new_moments, new_count, constants);
+    nb::gil_scoped_release unlocked;
+    l2s::update_step(a, nullptr, num_threads);
+}
+
+// sizes: width, latent, layers, heads, head_dim, hidden, neighbours; bounds: max_log_growth, max_log_shrink, max_correction;
+// memory: latent, slow, running, seen_rate, of the state; weights: in the order of AnchoredNetwork.parameters().
+void anchored_step(Flats<const float> params, Flats<const float> grads, Flats<const float> old, Array<const int32_t, -1> count, Flats<float> new_params,
+                   Flats<float> new_moments, Array<int32_t, -1> new_count, std::vector<double> constants, std::vector<int> sizes, std::vector<double> bounds,
+                   Array<const int32_t, -1> read, Array<const int32_t, -1> noise, Array<const float, -1> weights, int step, Array<const int64_t, -1, -1> candidates,
+                   Flats<const float> memory, Array<const int32_t, -1> last_seen, Flats<float> new_memory, Array<int32_t, -1> new_last_seen, int num_threads) {
+    auto a = update_args(params, grads, old, count, new_params, new_moments, new_count, constants);
+    l2s::AnchoredArgs net{};
+    const size_t N = size_t(a.N);
+    check(sizes.size() == 7 && bounds.size() == 3, "configuration");
+    for (const int size : {sizes[0], sizes[1], sizes[2] + 1, sizes[3], sizes[4], sizes[5], sizes[6]}) check(size > 0 && size < (1 << 16), "configuration");
+    net.width = sizes[0], net.latent = sizes[1], net.layers = sizes[2], net.heads = sizes[3], net.head_dim = sizes[4], net.hidden = sizes[5];
+    net.max_log_growth = float(bounds[0]), net.max_log_shrink = float(bounds[1]), net.max_correction = float(bounds[2]);
+    net.num_read = int(read.shape(0)), net.read = read.data(), net.num_noise = int(noise.shape(0)), net.noise = noise.data();
+    for (const auto &rows : {read, noise})
+        for (size_t i = 0; i < rows.shape(0); ++i) check(rows.data()[i] >= 0 && rows.data()[i] < l2s::FEATURES, "features");
+    net.step = step, net.candidates = candidates.data(), net.num_candidates = int(candidates.shape(1));
+    net.neighbours = sizes[6] < net.num_candidates ? sizes[6] : net.num_candidates;
+    check(candidates.shape(0) == N && net.num_candidates > 0 && last_seen.shape(0) == N && new_last_seen.shape(0) == N, "state");
+    net.old_last_seen = last_seen.data(), net.new_last_seen = new_last_seen.data();
+    const size_t widths[4] = {size_t(net.latent), l2s::CORE, l2s::GROUPS, 1};
+    const float **from[4] = {&net.old_latent, &net.old_slow, &net.old_running, &net.old_seen_rate};
+    float **to[4] = {&net.new_latent, &net.new_slow, &net.new_running, &net.new_seen_rate};
+    for (size_t i = 0; i < 4; ++i) *from[i] = rows_of(memory, i, N * widths[i]), *to[i] = rows_of(new_memory, i, N * widths[i]);
+    net.weights = weights.data(), net.num_weights = int64_t(weights.shape(0));
+    check(l2s::count_weights(net) == net.num_weights, "weights");
+    nb::gil_scoped_release unlocked;
+    l2s::update_step(a, &net, num_threads);
+}
+
 template <class T> void bind(nb::module_ &m, const std::string &suffix) {
     const auto name = [&](const char *base) { return std::string(base) + suffix; };
     m.def(name("project_forward").c_str(), &project_forward<T>);
@@ -174,6 +244,8 @@ NB_MODULE(_native, m) {
         .def_prop_ro("nbytes", &l2s::RasterState::bytes, "Memory it holds, bytes.");
     bind<float>(m, "_f32");
     bind<double>(m, "_f64");
+    m.def("nominal_step", &nominal_step);
+    m.def("anchored_step", &anchored_step);
     m.attr("PROJECT_CHUNK") = l2s::PROJECT_CHUNK;
     m.def("isa", &l2s::isa_name, "Instruction set in use: base, avx2 or avx512.");
     m.def("thread_pool", &l2s::pool_description, "Whose threads run the kernels.");

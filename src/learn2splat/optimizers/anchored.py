@@ -32,6 +32,7 @@ from torch.nn import functional as F
 from ..errors import OptionError
 from ..gaussians.knn import knn
 from ..gaussians.record import COLUMNS, FIELDS, Gaussians
+from . import _native_step
 from ._features import (
     CORE,
     FEATURES,
@@ -178,7 +179,11 @@ class Anchored(UpdateRule):
 
     def step(self, gaussians: Gaussians, grads: Gaussians, state: OptState) -> tuple[Gaussians, OptState]:
         with torch.no_grad():
-            return self.update(gaussians, grads, state)
+            if not _native_step.applies(gaussians, grads, state.tensors, self.network.parameters()):
+                return self.update(gaussians, grads, state)
+            spacing, neighbours = self._refreshed(gaussians.means, state)
+            new, tensors = _native_step.anchored_step(gaussians, grads, state.tensors, spacing, neighbours, state.step, self.config, self.network)
+            return new, replace(state, tensors={**tensors, "spacing": spacing, "neighbours": neighbours}, step=state.step + 1)
 
     def update(self, gaussians: Gaussians, grads: Gaussians, state: OptState, theta: dict[str, Tensor] | None = None) -> tuple[Gaussians, OptState]:
         """The step as a pure function, differentiable in the weights, the latent state and the Gaussians; `grads` enter as constants.

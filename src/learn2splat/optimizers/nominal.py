@@ -17,6 +17,7 @@ from torch import Tensor
 from ..errors import OptionError
 from ..gaussians.knn import knn
 from ..gaussians.record import COLUMNS, FIELDS, NUM_PARAMS, Gaussians
+from . import _native_step
 from ._moments import adam_direction, clean_gradients, init_moments, update_moments
 from .base import OptState, Task, UpdateRule
 
@@ -69,6 +70,10 @@ class Nominal(UpdateRule):
     @torch.no_grad()
     def step(self, gaussians: Gaussians, grads: Gaussians, state: OptState) -> tuple[Gaussians, OptState]:
         config = self.config
+        if _native_step.applies(gaussians, grads, state.tensors):
+            spacing = refreshed_spacing(gaussians.means, state, config)
+            new, tensors = _native_step.nominal_step(gaussians, grads, state.tensors, spacing, config)
+            return new, replace(state, tensors={**tensors, "spacing": spacing}, step=state.step + 1)
         flat_grads, seen = clean_gradients(grads)
         direction, tensors = nominal_direction(flat_grads, seen, state.tensors, config)
         tensors["spacing"] = refreshed_spacing(gaussians.means, state, config)

@@ -1,0 +1,214 @@
+// Tiles of BLOCK Gaussians: tile[row * BLOCK + lane]. Moving rows of arrays in and out, small dense layers, and functions that networks are made of.
+#pragma once
+#include "simd.hpp"
+#include "update.hpp"
+
+namespace l2s {
+namespace L2S_ISA {
+
+constexpr int VEC = LANES<float>;
+static_assert(BLOCK % (3 * VEC) == 0, "dense_rows walks three vectors at a time");
+#if defined(L2S_AVX512)
+constexpr int DENSE_ROWS = 8;  // 24 sums and 3 inputs in 32 registers
+#else
+constexpr int DENSE_ROWS = 4;  // 12 sums, 3 inputs and a weight in 16
+#endif
+
+// (a0, b0, a1, b1, ...) of the first and of the second halves.
+L2S_INLINE void interleave(vec_f a, vec_f b, vec_f &low, vec_f &high) {
+#if defined(L2S_AVX512)
+    const __m512i first = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+    low = (vec_f)_mm512_permutex2var_ps((__m512)a, first, (__m512)b);
+    high = (vec_f)_mm512_permutex2var_ps((__m512)a, _mm512_add_epi32(first, _mm512_set1_epi32(8)), (__m512)b);
+#elif defined(__AVX2__)
+    const __m256 x = _mm256_unpacklo_ps((__m256)a, (__m256)b), y = _mm256_unpackhi_ps((__m256)a, (__m256)b);
+    low = (vec_f)_mm256_permute2f128_ps(x, y, 0x20);
+    high = (vec_f)_mm256_permute2f128_ps(x, y, 0x31);
+#else
+    for (int i = 0; i < VEC / 2; ++i) {
+        low[2 * i] = a[i], low[2 * i + 1] = b[i];
+        high[2 * i] = a[VEC / 2 + i], high[2 * i + 1] = b[VEC / 2 + i];
+    }
+#endif
+}
+
+// VEC rows of VEC numbers, transposed: log2(VEC) perfect shuffles.
+L2S_INLINE void transpose(vec_f *rows) {
+#pragma GCC unroll 4
+    for (int step = 1; step < VEC; step *= 2) {
+        vec_f next[VEC];
+#pragma GCC unroll 8
+        for (int i = 0; i < VEC / 2; ++i) interleave(rows[i], rows[i + VEC / 2], next[2 * i], next[2 * i + 1]);
+#pragma GCC unroll 16
+        for (int i = 0; i < VEC; ++i) rows[i] = next[i];
+    }
+}
+
+// tile[c * BLOCK + lane] = base[rows[lane] * stride + c]
+L2S_INLINE void load_rows(const float *base, int64_t stride, const int32_t *rows, int columns, float *tile) {
+    if (columns < VEC) {
+        for (int lane = 0; lane < BLOCK; ++lane)
+            for (int c = 0; c < columns; ++c) tile[c * BLOCK + lane] = base[rows[lane] * stride + c];
+        return;
+    }
+    for (int lane = 0; lane < BLOCK; lane += VEC)
+        for (int c = 0; c < columns; c += VEC) {
+            const int first = c + VEC <= columns ? c : columns - VEC;
+            vec_f v[VEC];
+#pragma GCC unroll 16
+            for (int i = 0; i < VEC; ++i) v[i] = load(base + rows[lane + i] * stride + first);
+            transpose(v);
+#pragma GCC unroll 16
+            for (int i = 0; i < VEC; ++i) store<float>(tile + (first + i) * BLOCK + lane, v[i]);
+        }
+}
+
+// The inverse. Lanes that repeat a row must hold the same numbers.
+L2S_INLINE void store_rows(float *base, int64_t stride, const int32_t *rows, int columns, const float *tile) {
+    if (columns < VEC) {
+        for (int lane = 0; lane < BLOCK; ++lane)
+            for (int c = 0; c < columns; ++c) base[rows[lane] * stride + c] = tile[c * BLOCK + lane];
+        return;
+    }
+    for (int lane = 0; lane < BLOCK; lane += VEC)
+        for (int c = 0; c < columns; c += VEC) {
+            const int first = c + VEC <= columns ? c : columns - VEC;
+            vec_f v[VEC];
+#pragma GCC unroll 16
+            for (int i = 0; i < VEC; ++i) v[i] = load(tile + (first + i) * BLOCK + lane);
+            transpose(v);
+#pragma GCC unroll 16
+            for (int i = 0; i < VEC; ++i) store<float>(base + rows[lane + i] * stride + first, v[i]);
+        }
+}
+
+// The lanes of a block: rows[lane] of the arrays, number[lane] among the seen. Lanes past the last Gaussian repeat it.
+struct Lanes {
+    int32_t rows[BLOCK], number[BLOCK];
+    int used;
+};
+L2S_INLINE Lanes lanes_of(const int32_t *rows, int64_t n, int64_t block) {
+    Lanes lanes;
+    const int64_t begin = block * BLOCK;
+    lanes.used = n - begin < BLOCK ? int(n - begin) : BLOCK;
+    for (int i = 0; i < BLOCK; ++i) {
+        lanes.number[i] = int32_t(begin + (i < lanes.used ? i : lanes.used - 1));
+        lanes.rows[i] = rows ? rows[lanes.number[i]] : lanes.number[i];
+    }
+    return lanes;
+}
+
+// ROWS rows of W x (weights with `stride` between rows), at 3 vectors of the tile; done(row, offset, sum) takes them.
+template <int ROWS, class F> L2S_INLINE void dense_rows(const float *weight, int stride, int in, const float *x, int row, F &done) {
+    for (int j = 0; j < BLOCK; j += 3 * VEC) {
+        vec_f sums[ROWS][3] = {};
+        const float *w = weight + int64_t(row) * stride;
+        for (int i = 0; i < in; ++i) {
+            const vec_f x0 = load(x + i * BLOCK + j), x1 = load(x + i * BLOCK + j + VEC), x2 = load(x + i * BLOCK + j + 2 * VEC);
+#pragma GCC unroll 8
+            for (int r = 0; r < ROWS; ++r) {
+                const vec_f scale = splat(w[int64_t(r) * stride + i]);
+                sums[r][0] += scale * x0, sums[r][1] += scale * x1, sums[r][2] += scale * x2;
+            }
+        }
+#pragma GCC unroll 8
+        for (int r = 0; r < ROWS; ++r)
+#pragma GCC unroll 3
+            for (int k = 0; k < 3; ++k) done(row + r, j + k * VEC, sums[r][k]);
+    }
+}
+
+template <class F> L2S_INLINE void dense(const float *weight, int stride, int in, int out, const float *x, F &&done) {
+    int row = 0;
+    for (; row + DENSE_ROWS <= out; row += DENSE_ROWS) dense_rows<DENSE_ROWS>(weight, stride, in, x, row, done);
+    for (; row < out; ++row) dense_rows<1>(weight, stride, in, x, row, done);
+}
+
+L2S_INLINE float bias_of(const Dense &layer, int row) { return layer.bias ? layer.bias[row] : 0.0f; }
+// y = W x + b
+L2S_INLINE void linear(const Dense &d, const float *x, float *y) {
+    dense(d.weight, d.in, d.in, d.out, x, [&](int row, int j, vec_f sum) __attribute__((always_inline)) { store<float>(y + row * BLOCK + j, sum + bias_of(d, row)); });
+}
+// y = relu(W x + b)
+L2S_INLINE void linear_relu(const Dense &d, const float *x, float *y) {
+    dense(d.weight, d.in, d.in, d.out, x, [&](int row, int j, vec_f sum) __attribute__((always_inline)) {
+        store<float>(y + row * BLOCK + j, vmax(vec_f{}, sum + bias_of(d, row)));
+    });
+}
+// y += W x + b
+L2S_INLINE void add_linear(const Dense &d, const float *x, float *y) {
+    dense(d.weight, d.in, d.in, d.out, x, [&](int row, int j, vec_f sum) __attribute__((always_inline)) {
+        store<float>(y + row * BLOCK + j, load(y + row * BLOCK + j) + (sum + bias_of(d, row)));
+    });
+}
+
+// LayerNorm over the rows of x, with torch's epsilon.
+L2S_INLINE void layer_norm(const float *x, const float *weight, const float *bias, int width, float *y) {
+    for (int j = 0; j < BLOCK; j += VEC) {
+        vec_f sum = {}, squares = {};
+        for (int c = 0; c < width; ++c) sum += load(x + c * BLOCK + j);
+        const vec_f mean = sum * (1.0f / float(width));
+        for (int c = 0; c < width; ++c) {
+            const vec_f d = load(x + c * BLOCK + j) - mean;
+            squares += d * d;
+        }
+        const vec_f scale = 1.0f / vsqrt(squares * (1.0f / float(width)) + 1e-5f);
+        for (int c = 0; c < width; ++c) store<float>(y + c * BLOCK + j, (load(x + c * BLOCK + j) - mean) * scale * weight[c] + bias[c]);
+    }
+}
+
+// min(max(x, low), high). NaN stays NaN: the x86 instructions return their second operand then.
+L2S_INLINE vec_f clamp(vec_f x, float low, float high) { return vmin(splat(high), vmax(splat(low), x)); }
+
+// log(x) of normal positive numbers, to 1 ulp (Cephes).
+L2S_INLINE vec_f vlog(vec_f x) {
+    const mask_f bits = (mask_f)x;
+    mask_f exponent = ((bits - 0x3f3504f3) >> 23);  // of x / sqrt(1/2): the mantissa is then in [sqrt(1/2), sqrt(2))
+    const vec_f f = (vec_f)(bits - (exponent << 23)) - 1.0f, f2 = f * f;
+    const vec_f e = __builtin_convertvector(exponent, vec_f);
+    vec_f p = 7.0376836292e-2f * f - 1.1514610310e-1f;
+    p = p * f + 1.1676998740e-1f;
+    p = p * f - 1.2420140846e-1f;
+    p = p * f + 1.4249322787e-1f;
+    p = p * f - 1.6668057665e-1f;
+    p = p * f + 2.0000714765e-1f;
+    p = p * f - 2.4999993993e-1f;
+    p = p * f + 3.3333331174e-1f;
+    const vec_f tail = p * f * f2 + (-2.12194440e-4f * e - 0.5f * f2);
+    return f + tail + 0.693359375f * e;
+}
+
+// exp(x); below -87 and above 88 as there.
+L2S_INLINE vec_f vexp(vec_f x) { return fast_exp2(clamp(x, -87.0f, 88.0f) * 1.44269504f); }
+
+// exp(x) - 1 for x <= 0, to a few ulp also near 0.
+L2S_INLINE vec_f expm1_negative(vec_f x) {
+    vec_f p = 2.4801587e-5f * x + 1.9841270e-4f;
+    p = p * x + 1.3888889e-3f;
+    p = p * x + 8.3333333e-3f;
+    p = p * x + 4.1666667e-2f;
+    p = p * x + 1.6666667e-1f;
+    p = p * x + 0.5f;
+    return select(x > -0.5f, p * x * x + x, vexp(x) - 1.0f);
+}
+
+// tanh(x), to a few ulp: the rational approximation of Eigen. tanh(0) = 0, and never beyond +-1.
+L2S_INLINE vec_f vtanh(vec_f x) {
+    x = clamp(x, -7.99881172f, 7.99881172f);
+    const vec_f x2 = x * x;
+    vec_f p = -2.76076847742355e-16f * x2 + 2.00018790482477e-13f;
+    p = p * x2 - 8.60467152213735e-11f;
+    p = p * x2 + 5.12229709037114e-08f;
+    p = p * x2 + 1.48572235717979e-05f;
+    p = p * x2 + 6.37261928875436e-04f;
+    p = p * x2 + 4.89352455891786e-03f;
+    vec_f q = 1.19825839466702e-06f * x2 + 1.18534705686654e-04f;
+    q = q * x2 + 2.26843463243900e-03f;
+    q = q * x2 + 4.89352518554385e-03f;
+    return clamp(x * p * reciprocal(q), -1.0f, 1.0f);
+}
+
+L2S_INLINE vec_f vsigmoid(vec_f x) { return reciprocal(1.0f + vexp(-x)); }
+
+}  // namespace L2S_ISA
+}  // namespace l2s

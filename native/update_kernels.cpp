@@ -1,0 +1,155 @@
+// Who is seen, Adam's moments, and writing the new Gaussians: what `nominal` and `anchored` have in common. See update.hpp.
+#include "update_kernels.hpp"
+
+namespace l2s {
+namespace L2S_ISA {
+namespace {
+
+constexpr float MAX_GRADIENT = 1e15f, ADAM_EPS = 1e-15f, MAX_RATIO = 5.0f;  // as in _moments.py and _features.py
+
+// Sum of the magnitudes of `count` numbers.
+L2S_INLINE float sum_magnitudes(const float *p, int count) {
+    float sum = 0;
+    int c = 0;
+    if (count >= VEC) {
+        vec_f total = {};
+        for (; c + VEC <= count; c += VEC) {
+            const vec_f v = load(p + c);
+            total += v < 0.0f ? -v : v;
+        }
+        sum = horizontal_sum<float>(total);
+    }
+    for (; c < count; ++c) sum += __builtin_fabsf(p[c]);
+    return sum;
+}
+
+template <class T> L2S_INLINE void copy_row(T *to, const T *from, int64_t row, int64_t width) {
+    __builtin_memcpy(to + row * width, from + row * width, size_t(width) * sizeof(T));
+}
+
+void sort_out(const UpdateArgs &a, const AnchoredArgs *anchored, int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+        float size = 0;
+        for (int group = GROUPS - 1; group >= 0; --group) size += sum_magnitudes(a.grads[group] + i * WIDTHS[group], WIDTHS[group]);
+        if (size > 0 && size < MAX_GRADIENT) {  // not if NaN
+            a.position[i] = 0;
+            continue;
+        }
+        a.position[i] = -1;
+        for (int group = 0; group < GROUPS; ++group) copy_row(a.new_params[group], a.params[group], i, WIDTHS[group]);
+        copy_row(a.new_m, a.m, i, PARAMS);
+        copy_row(a.new_v, a.v, i, PARAMS);
+        a.new_count[i] = a.count[i];
+        if (!anchored) continue;
+        copy_row(anchored->new_latent, anchored->old_latent, i, anchored->latent);
+        copy_row(anchored->new_slow, anchored->old_slow, i, CORE);
+        copy_row(anchored->new_running, anchored->old_running, i, GROUPS);
+        anchored->new_seen_rate[i] = anchored->old_seen_rate[i];
+        anchored->new_last_seen[i] = anchored->old_last_seen[i];
+    }
+}
+
+L2S_INLINE void load_fields(const float *const *fields, const Lanes &lanes, float *tile) {
+    for (int group = 0; group < GROUPS; ++group) load_rows(fields[group], WIDTHS[group], lanes.rows, WIDTHS[group], tile + STARTS[group] * BLOCK);
+}
+
+void nominal(const UpdateArgs &a, int64_t block) {
+    const Lanes lanes = lanes_of(a.rows, a.n, block);
+    alignas(64) float direction[PARAMS * BLOCK], params[PARAMS * BLOCK], stats[STATS * BLOCK], inverse_root[CORE * BLOCK];
+    update_moments(a, lanes, {direction, params, stats, inverse_root});
+    load_params(a, lanes, params);
+    for (int j = 0; j < BLOCK; j += VEC) {
+        vec_f sizes[GROUPS];
+        step_sizes(a, lanes, j, sizes);
+        for (int group = 0; group < GROUPS; ++group)
+            for (int c = STARTS[group]; c < STARTS[group] + WIDTHS[group]; ++c)
+                store<float>(direction + c * BLOCK + j, load(direction + c * BLOCK + j) * sizes[group]);
+    }
+    apply_update(a, lanes, params, direction);
+}
+
+void moments(const UpdateArgs &a, const AnchoredArgs &anchored, int64_t block) {
+    const Lanes lanes = lanes_of(a.rows, a.n, block);
+    const Moments out = {anchored.direction + block * PARAMS * BLOCK, anchored.raw + block * PARAMS * BLOCK, anchored.stats + block * STATS * BLOCK,
+                         anchored.inverse_root + block * CORE * BLOCK};
+    update_moments(a, lanes, out);
+    for (int group = 0; group < GROUPS; ++group)
+        for (int lane = 0; lane < lanes.used; ++lane) anchored.sizes[group * a.n + lanes.number[lane]] = out.stats[group * BLOCK + lane];
+    alignas(64) float near[NEAR * BLOCK];
+    for (int group = 0; group < GROUPS - 1; ++group)
+        load_rows(a.params[group], WIDTHS[group], lanes.rows, WIDTHS[group], near + STARTS[group] * BLOCK);
+    for (int i = 0; i < CORE * BLOCK; ++i) near[NEAR / 2 * BLOCK + i] = out.direction[i];
+    for (int i = CORE * BLOCK; i < NEAR / 2 * BLOCK; ++i) near[i] = near[NEAR / 2 * BLOCK + i] = 0;
+    store_rows(anchored.near, NEAR, lanes.number, NEAR, near);
+}
+
+}  // namespace
+
+void update_moments(const UpdateArgs &a, const Lanes &lanes, const Moments &out) {
+    alignas(64) float grads[PARAMS * BLOCK], m[PARAMS * BLOCK], v[PARAMS * BLOCK], counts[BLOCK];
+    load_fields(a.grads, lanes, grads);
+    load_rows(a.m, PARAMS, lanes.rows, PARAMS, m);
+    load_rows(a.v, PARAMS, lanes.rows, PARAMS, v);
+    for (int lane = 0; lane < BLOCK; ++lane) {
+        const int32_t count = a.count[lanes.rows[lane]] + 1;
+        a.new_count[lanes.rows[lane]] = count;
+        counts[lane] = float(count);
+    }
+    for (int j = 0; j < BLOCK; j += VEC) {
+        const vec_f count = load(counts + j);
+        const vec_f c1 = -expm1_negative(clamp(count * a.log_beta1, -87.0f, 0.0f)), c2 = -expm1_negative(clamp(count * a.log_beta2, -87.0f, 0.0f));
+        const vec_f inverse_c1 = 1.0f / c1, correction = 1.0f / vsqrt(c2);
+        for (int group = 0; group < GROUPS; ++group) {
+            vec_f size = {}, raw_square = {}, square = {}, product = {};
+            for (int c = STARTS[group]; c < STARTS[group] + WIDTHS[group]; ++c) {
+                const int at = c * BLOCK + j;
+                const vec_f g = load(grads + at);
+                const vec_f new_m = load(m + at) + a.rest1 * (g - load(m + at)), new_v = load(v + at) * (1.0f - a.rest2) + a.rest2 * (g * g);
+                store<float>(m + at, new_m);
+                store<float>(v + at, new_v);
+                const vec_f inverse_root = reciprocal(vsqrt(new_v) * correction + ADAM_EPS);
+                const vec_f raw = clamp(g * inverse_root, -MAX_RATIO, MAX_RATIO);
+                const vec_f direction = clamp(new_m * inverse_root * inverse_c1, -a.max_direction, a.max_direction);
+                store<float>(out.raw + at, raw);
+                store<float>(out.direction + at, direction);
+                if (c < CORE) store<float>(out.inverse_root + at, inverse_root);
+                size += g < 0.0f ? -g : g;
+                raw_square += raw * raw, square += direction * direction, product += raw * direction;
+            }
+            const float share = 1.0f / float(WIDTHS[group]);
+            float *stats = out.stats + group * BLOCK + j;
+            store<float>(stats, size * share);
+            store<float>(stats + GROUPS * BLOCK, raw_square * share);
+            store<float>(stats + 2 * GROUPS * BLOCK, square * share);
+            store<float>(stats + 3 * GROUPS * BLOCK, product * share);
+        }
+    }
+    store_rows(a.new_m, PARAMS, lanes.rows, PARAMS, m);
+    store_rows(a.new_v, PARAMS, lanes.rows, PARAMS, v);
+}
+
+void load_params(const UpdateArgs &a, const Lanes &lanes, float *params) { load_fields(a.params, lanes, params); }
+
+void apply_update(const UpdateArgs &a, const Lanes &lanes, float *params, float *delta) {
+    constexpr float INF = __builtin_inff();
+    const float low[GROUPS] = {-INF, -INF, a.limits[0], -a.limits[2], -a.limits[3], -a.limits[3]};
+    const float high[GROUPS] = {INF, INF, a.limits[1], a.limits[2], a.limits[3], a.limits[3]};
+    for (int j = 0; j < BLOCK; j += VEC) {
+        for (int group = 0; group < GROUPS; ++group)
+            for (int c = STARTS[group]; c < STARTS[group] + WIDTHS[group]; ++c) {
+                const int at = c * BLOCK + j;
+                store<float>(params + at, clamp(load(params + at) - load(delta + at), low[group], high[group]));
+            }
+        float *quats = params + STARTS[1] * BLOCK + j;
+        vec_f square = {};
+        for (int c = 0; c < 4; ++c) square += load(quats + c * BLOCK) * load(quats + c * BLOCK);
+        const vec_f norm = vmax(splat(1e-12f), vsqrt(square));
+        for (int c = 0; c < 4; ++c) store<float>(quats + c * BLOCK, load(quats + c * BLOCK) / norm);
+    }
+    for (int group = 0; group < GROUPS; ++group) store_rows(a.new_params[group], WIDTHS[group], lanes.rows, WIDTHS[group], params + STARTS[group] * BLOCK);
+}
+
+extern const UpdateKernels update_kernels = {sort_out, nominal, moments};
+
+}  // namespace L2S_ISA
+}  // namespace l2s

@@ -1,0 +1,29 @@
+// What the two kernel files of a step share: compiled once, so that both rules round alike.
+#pragma once
+#include "tile.hpp"
+
+namespace l2s {
+namespace L2S_ISA {
+
+// Tiles that the moments leave behind.
+struct Moments {
+    float *direction, *raw;  // PARAMS rows each: the nominal direction; gradient / root, bounded
+    float *stats;            // STATS rows
+    float *inverse_root;     // CORE rows: 1 / (sqrt of the bias-corrected second moment + eps)
+};
+
+// Adam's moments, which are written, and what follows from them.
+void update_moments(const UpdateArgs &a, const Lanes &lanes, const Moments &out);
+// Writes params - delta, quaternions normalised, clamped. `params` and `delta` (PARAMS rows): both are overwritten.
+void apply_update(const UpdateArgs &a, const Lanes &lanes, float *params, float *delta);
+void load_params(const UpdateArgs &a, const Lanes &lanes, float *params);
+// How far a direction of 1 moves each group, at the lanes from j.
+L2S_INLINE void step_sizes(const UpdateArgs &a, const Lanes &lanes, int j, vec_f *sizes) {
+    vec_f spacing;
+    for (int i = 0; i < VEC; ++i) spacing[i] = a.spacing[lanes.rows[j + i]];
+    for (int group = 0; group < GROUPS; ++group) sizes[group] = splat(a.step_sizes[group]);
+    sizes[0] *= clamp(spacing / a.reference_spacing, a.min_spacing_ratio, a.max_spacing_ratio);
+}
+
+}  // namespace L2S_ISA
+}  // namespace l2s
