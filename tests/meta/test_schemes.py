@@ -137,7 +137,8 @@ def test_the_reference_goes_on_from_the_middle_of_an_episode(tiny, pool, archite
     assert aged.age == 23
     unrolled = unroll(rule, aged, scene, replace(tiny, unroll=(4, 4), advantage=True), 0, Dice(3))
     if architecture == "anchored":
-        assert float(unrolled.loss) == 0 and unrolled.ratio == 1
+        # Not to the bit: the reference takes native steps, the unrolled piece those of torch, which round differently.
+        assert float(unrolled.loss) == pytest.approx(0, abs=1e-5) and unrolled.ratio == pytest.approx(1, abs=1e-6)
         nominal, state = nominal_of(rule, aged)
         assert torch.equal(state.tensors["spacing"], aged.state.tensors["spacing"]) and nominal.config == rule.config.nominal
     else:
