@@ -1,9 +1,7 @@
 """Put the results of `learn2splat bench` into the README, between its markers.
 
-    S=../shared/scenes; ALL=adam,sgd,adam-gsplat,adam-tuned,adam-auto,nominal,learned
-    learn2splat bench $S/{bonsai,fern,flower,kitchen} --optimizers $ALL --budget steps:300 --out out/results
     python benchmarks/claims.py --only equal-time --seeds 1        # adam's time for 1000 steps, into out/claims
-    python benchmarks/table.py out/results out/claims [--dry]
+    python benchmarks/table.py out/claims [--dry]
 
 Per comparison found in the folders: what it is, PSNR by scene and by step, machine and command. Last comes the table of `claims.py`, if its folder is
 among them. The scenes are for development (role `val`); nothing here looks at the ones kept for final claims.
