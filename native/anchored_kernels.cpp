@@ -280,14 +280,17 @@ L2S_INLINE void make_delta(const UpdateArgs &a, const AnchoredArgs &net, const L
     const float *direction = net.direction + block * PARAMS * BLOCK, *raw = net.raw + block * PARAMS * BLOCK, *slow = net.vectors + block * 3 * CORE * BLOCK;
     const float *near_direction = slow + CORE * BLOCK, *near_offset = near_direction + CORE * BLOCK, *magnitude = net.gains + block * GROUPS * BLOCK;
     const float bound = net.max_correction, inverse_bound = 1.0f / net.max_correction;
+    alignas(64) float counts[BLOCK];
+    for (int lane = 0; lane < BLOCK; ++lane) counts[lane] = float(a.new_count[lanes.rows[lane]]);
     for (int j = 0; j < BLOCK; j += VEC) {
+        const vec_f count = load(counts + j), fade = select(count > net.trained_age, net.trained_age / count, splat(1.0f));
         const auto coefficient = [&](int term) __attribute__((always_inline)) { return load(outputs + (GROUPS + term) * BLOCK + j); };
         vec_f sizes[GROUPS];
         step_sizes(a, lanes, j, sizes);
         for (int group = 0; group < GROUPS; ++group) {
             vec_f log_gain = load(outputs + group * BLOCK + j);
             if (net.num_noise) log_gain += load(magnitude + group * BLOCK + j) + net.common_gains[group];
-            sizes[group] *= vexp(squash(log_gain, net.max_log_shrink, net.max_log_growth));
+            sizes[group] *= vexp(squash(log_gain, net.max_log_shrink, net.max_log_growth)) * fade;
         }
         const float *scales = params + STARTS[2] * BLOCK + j;
         const vec_f mean_scale = (load(scales) + load(scales + BLOCK) + load(scales + 2 * BLOCK)) * (1.0f / 3);

@@ -114,7 +114,7 @@ def test_it_learns(tiny, photos, tmp_path, monkeypatch):
     config = replace(tiny, meta_steps=24, scenes_per_step=1, unroll=(6, 8), buffer=2, sparse_share=0.0, lr=2e-2, advantage=True)
     reports = []
     train(config, tmp_path, data=[photos], on_step=reports.append)
-    assert reports[0].loss == 0
+    assert reports[0].loss == pytest.approx(0, abs=1e-4)  # the reference takes native steps, which round differently
     assert sum(report.loss for report in reports[-8:]) / 8 < -0.03
 
 

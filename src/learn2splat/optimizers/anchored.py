@@ -15,6 +15,8 @@ every parameter has its own correction. In units of `size` a step is at most exp
 The *magnitude path* is one linear layer from the logarithms of gradient-to-noise and of the age straight to the log-gains: a power law, with which
 steps can shrink by themselves at the noise floor (the counterpart of the paper's state scale).
 
+Beyond the ages that meta-training shows it (`trained_age`), what the network says is a guess: there gains also shrink as one over the age.
+
 The last layers start at zero: then gain = 1, correction = 0, and the rule takes the steps of `nominal` to the last bit.
 
 Equivariance: permutation of the Gaussians (neighbour ties apart), translation, world scale inside nominal's clamps, relabelling of axes and of colour
@@ -81,6 +83,7 @@ class AnchoredConfig:
     max_log_growth: float = 2.0  # Gains stay below exp of this: 7.4.
     max_log_shrink: float = 5.0  # Gains stay above exp of minus this: 0.0067.
     max_correction: float = 2.0  # In units of the direction, whose bound is 5.
+    trained_age: float = 1e9  # Steps: a Gaussian that was seen more often takes its steps times trained_age / count.
     features: tuple[str, ...] = NETWORK_FEATURES  # What the network reads; shorten it to ablate.
     nominal: NominalConfig = field(default_factory=NominalConfig)
 
@@ -90,7 +93,7 @@ class AnchoredConfig:
             raise OptionError(f"unknown features {unknown}: choose from {', '.join(FEATURES)}")
         if min(self.width, self.latent, self.heads, self.head_dim, self.mlp_ratio, self.neighbours) < 1 or self.blocks < 0:
             raise OptionError(f"the anchored network needs positive sizes, got {self}")
-        if min(self.max_log_growth, self.max_log_shrink, self.max_correction) <= 0:
+        if min(self.max_log_growth, self.max_log_shrink, self.max_correction, self.trained_age) <= 0:
             raise OptionError(f"the bounds of the anchored rule must be above 0, got {self}")
 
 
@@ -242,6 +245,7 @@ class Anchored(UpdateRule):
         )
         log_gains, coefficients, latent = self.network(*inputs) if theta is None else torch.func.functional_call(self.network, theta, inputs)
         gains = torch.exp(squash(log_gains, config.max_log_shrink, config.max_log_growth)).to(flat.dtype)
+        gains = gains * (config.trained_age / count).clamp_max(1.0).unsqueeze(1)
         correction = make_correction(known, observed, coefficients.to(flat.dtype), config.max_correction)
         delta = (known.direction + correction) * expand_groups(take(sizes) * gains)
         delta = put(torch.zeros_like(flat), delta)
