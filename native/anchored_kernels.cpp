@@ -74,13 +74,12 @@ L2S_INLINE void observe_own(const UpdateArgs &a, const AnchoredArgs &net, const 
     const float *stats = net.stats + block * STATS * BLOCK, *inverse_root = net.inverse_root + block * CORE * BLOCK;
     float *slow_direction = net.vectors + block * 3 * CORE * BLOCK;
     alignas(64) float grads[CORE * BLOCK], slow[CORE * BLOCK], running[GROUPS * BLOCK], counts[BLOCK], rates[BLOCK], gaps[BLOCK], last[BLOCK];
-    for (int group = 0; group < GROUPS - 1; ++group)
-        load_rows(a.grads[group], WIDTHS[group], lanes.rows, WIDTHS[group], grads + STARTS[group] * BLOCK);
+    load_fields(a.grads, lanes, GROUPS - 1, grads);
     load_rows(net.old_slow, CORE, lanes.rows, CORE, slow);
     load_rows(net.old_running, GROUPS, lanes.rows, GROUPS, running);
     load_number(net.old_seen_rate, lanes.rows, rates);
+    load_counts(a, lanes, counts);
     for (int lane = 0; lane < BLOCK; ++lane) {
-        counts[lane] = float(a.new_count[lanes.rows[lane]]);
         last[lane] = float(net.old_last_seen[lanes.rows[lane]]);
         gaps[lane] = float(net.step - net.old_last_seen[lanes.rows[lane]]);
         net.new_last_seen[lanes.rows[lane]] = net.step;
@@ -281,7 +280,7 @@ L2S_INLINE void make_delta(const UpdateArgs &a, const AnchoredArgs &net, const L
     const float *near_direction = slow + CORE * BLOCK, *near_offset = near_direction + CORE * BLOCK, *magnitude = net.gains + block * GROUPS * BLOCK;
     const float bound = net.max_correction, inverse_bound = 1.0f / net.max_correction;
     alignas(64) float counts[BLOCK];
-    for (int lane = 0; lane < BLOCK; ++lane) counts[lane] = float(a.new_count[lanes.rows[lane]]);
+    load_counts(a, lanes, counts);
     for (int j = 0; j < BLOCK; j += VEC) {
         const vec_f count = load(counts + j), fade = select(count > net.trained_age, net.trained_age / count, splat(1.0f));
         const auto coefficient = [&](int term) __attribute__((always_inline)) { return load(outputs + (GROUPS + term) * BLOCK + j); };
@@ -330,7 +329,7 @@ void finish(const UpdateArgs &a, const AnchoredArgs &net, int64_t block, float *
     linear_relu(net.head1, u, hidden);
     linear(net.head2, hidden, outputs);
     alignas(64) float params[PARAMS * BLOCK], delta[PARAMS * BLOCK];
-    load_params(a, lanes, params);
+    load_fields(a.params, lanes, GROUPS, params);
     make_delta(a, net, lanes, block, params, outputs, delta);
     apply_update(a, lanes, params, delta);
 }

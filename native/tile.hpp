@@ -44,6 +44,20 @@ L2S_INLINE void transpose(vec_f *rows) {
     }
 }
 
+// `columns` columns of BLOCK rows, transposed VEC by VEC: from(lane, c, i) and to(lane, c, i) point at the i-th vector of the square that begins there.
+template <class From, class To> L2S_INLINE void copy_transposed(int columns, From &&from, To &&to) {
+    for (int lane = 0; lane < BLOCK; lane += VEC)
+        for (int c = 0; c < columns; c += VEC) {
+            const int first = c + VEC <= columns ? c : columns - VEC;
+            vec_f v[VEC];
+#pragma GCC unroll 16
+            for (int i = 0; i < VEC; ++i) v[i] = load(from(lane, first, i));
+            transpose(v);
+#pragma GCC unroll 16
+            for (int i = 0; i < VEC; ++i) store<float>(to(lane, first, i), v[i]);
+        }
+}
+
 // tile[c * BLOCK + lane] = base[rows[lane] * stride + c]
 L2S_INLINE void load_rows(const float *base, int64_t stride, const int32_t *rows, int columns, float *tile) {
     if (columns < VEC) {
@@ -51,16 +65,8 @@ L2S_INLINE void load_rows(const float *base, int64_t stride, const int32_t *rows
             for (int c = 0; c < columns; ++c) tile[c * BLOCK + lane] = base[rows[lane] * stride + c];
         return;
     }
-    for (int lane = 0; lane < BLOCK; lane += VEC)
-        for (int c = 0; c < columns; c += VEC) {
-            const int first = c + VEC <= columns ? c : columns - VEC;
-            vec_f v[VEC];
-#pragma GCC unroll 16
-            for (int i = 0; i < VEC; ++i) v[i] = load(base + rows[lane + i] * stride + first);
-            transpose(v);
-#pragma GCC unroll 16
-            for (int i = 0; i < VEC; ++i) store<float>(tile + (first + i) * BLOCK + lane, v[i]);
-        }
+    copy_transposed(columns, [&](int lane, int c, int i) __attribute__((always_inline)) { return base + rows[lane + i] * stride + c; },
+                    [&](int lane, int c, int i) __attribute__((always_inline)) { return tile + (c + i) * BLOCK + lane; });
 }
 
 // The inverse. Lanes that repeat a row must hold the same numbers.
@@ -70,16 +76,8 @@ L2S_INLINE void store_rows(float *base, int64_t stride, const int32_t *rows, int
             for (int c = 0; c < columns; ++c) base[rows[lane] * stride + c] = tile[c * BLOCK + lane];
         return;
     }
-    for (int lane = 0; lane < BLOCK; lane += VEC)
-        for (int c = 0; c < columns; c += VEC) {
-            const int first = c + VEC <= columns ? c : columns - VEC;
-            vec_f v[VEC];
-#pragma GCC unroll 16
-            for (int i = 0; i < VEC; ++i) v[i] = load(tile + (first + i) * BLOCK + lane);
-            transpose(v);
-#pragma GCC unroll 16
-            for (int i = 0; i < VEC; ++i) store<float>(base + rows[lane + i] * stride + first, v[i]);
-        }
+    copy_transposed(columns, [&](int lane, int c, int i) __attribute__((always_inline)) { return tile + (c + i) * BLOCK + lane; },
+                    [&](int lane, int c, int i) __attribute__((always_inline)) { return base + rows[lane + i] * stride + c; });
 }
 
 // The lanes of a block: rows[lane] of the arrays, number[lane] among the seen. Lanes past the last Gaussian repeat it.

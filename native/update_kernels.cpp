@@ -49,15 +49,11 @@ void sort_out(const UpdateArgs &a, const AnchoredArgs *anchored, int64_t begin, 
     }
 }
 
-L2S_INLINE void load_fields(const float *const *fields, const Lanes &lanes, float *tile) {
-    for (int group = 0; group < GROUPS; ++group) load_rows(fields[group], WIDTHS[group], lanes.rows, WIDTHS[group], tile + STARTS[group] * BLOCK);
-}
-
 void nominal(const UpdateArgs &a, int64_t block) {
     const Lanes lanes = lanes_of(a.rows, a.n, block);
     alignas(64) float direction[PARAMS * BLOCK], params[PARAMS * BLOCK], stats[STATS * BLOCK], inverse_root[CORE * BLOCK];
     update_moments(a, lanes, {direction, params, stats, inverse_root});
-    load_params(a, lanes, params);
+    load_fields(a.params, lanes, GROUPS, params);
     for (int j = 0; j < BLOCK; j += VEC) {
         vec_f sizes[GROUPS];
         step_sizes(a, lanes, j, sizes);
@@ -76,8 +72,7 @@ void moments(const UpdateArgs &a, const AnchoredArgs &anchored, int64_t block) {
     for (int group = 0; group < GROUPS; ++group)
         for (int lane = 0; lane < lanes.used; ++lane) anchored.sizes[group * a.n + lanes.number[lane]] = out.stats[group * BLOCK + lane];
     alignas(64) float near[NEAR * BLOCK];
-    for (int group = 0; group < GROUPS - 1; ++group)
-        load_rows(a.params[group], WIDTHS[group], lanes.rows, WIDTHS[group], near + STARTS[group] * BLOCK);
+    load_fields(a.params, lanes, GROUPS - 1, near);
     for (int i = 0; i < CORE * BLOCK; ++i) near[NEAR / 2 * BLOCK + i] = out.direction[i];
     for (int i = CORE * BLOCK; i < NEAR / 2 * BLOCK; ++i) near[i] = near[NEAR / 2 * BLOCK + i] = 0;
     store_rows(anchored.near, NEAR, lanes.number, NEAR, near);
@@ -87,7 +82,7 @@ void moments(const UpdateArgs &a, const AnchoredArgs &anchored, int64_t block) {
 
 void update_moments(const UpdateArgs &a, const Lanes &lanes, const Moments &out) {
     alignas(64) float grads[PARAMS * BLOCK], m[PARAMS * BLOCK], v[PARAMS * BLOCK], counts[BLOCK];
-    load_fields(a.grads, lanes, grads);
+    load_fields(a.grads, lanes, GROUPS, grads);
     load_rows(a.m, PARAMS, lanes.rows, PARAMS, m);
     load_rows(a.v, PARAMS, lanes.rows, PARAMS, v);
     for (int lane = 0; lane < BLOCK; ++lane) {
@@ -127,8 +122,6 @@ void update_moments(const UpdateArgs &a, const Lanes &lanes, const Moments &out)
     store_rows(a.new_m, PARAMS, lanes.rows, PARAMS, m);
     store_rows(a.new_v, PARAMS, lanes.rows, PARAMS, v);
 }
-
-void load_params(const UpdateArgs &a, const Lanes &lanes, float *params) { load_fields(a.params, lanes, params); }
 
 void apply_update(const UpdateArgs &a, const Lanes &lanes, float *params, float *delta) {
     constexpr float INF = __builtin_inff();

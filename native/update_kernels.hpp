@@ -12,11 +12,18 @@ struct Moments {
     float *inverse_root;     // CORE rows: 1 / (sqrt of the bias-corrected second moment + eps)
 };
 
+// The first `groups` fields of the Gaussians, or of their gradients.
+L2S_INLINE void load_fields(const float *const *fields, const Lanes &lanes, int groups, float *tile) {
+    for (int group = 0; group < groups; ++group) load_rows(fields[group], WIDTHS[group], lanes.rows, WIDTHS[group], tile + STARTS[group] * BLOCK);
+}
+// In how many steps each was seen, this one included.
+L2S_INLINE void load_counts(const UpdateArgs &a, const Lanes &lanes, float *counts) {
+    for (int lane = 0; lane < BLOCK; ++lane) counts[lane] = float(a.new_count[lanes.rows[lane]]);
+}
 // Adam's moments, which are written, and what follows from them.
 void update_moments(const UpdateArgs &a, const Lanes &lanes, const Moments &out);
 // Writes params - delta, quaternions normalised, clamped. `params` and `delta` (PARAMS rows): both are overwritten.
 void apply_update(const UpdateArgs &a, const Lanes &lanes, float *params, float *delta);
-void load_params(const UpdateArgs &a, const Lanes &lanes, float *params);
 // How far a direction of 1 moves each group, at the lanes from j.
 L2S_INLINE void step_sizes(const UpdateArgs &a, const Lanes &lanes, int j, vec_f *sizes) {
     vec_f spacing;

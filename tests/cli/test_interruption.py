@@ -110,6 +110,15 @@ def test_a_signal_saves_and_stops(scene_folder, tmp_path, uninterrupted, number,
     assert_same_result(out, uninterrupted)
 
 
+@pytest.fixture
+def ctrl_c():
+    """Ctrl-C works as in a terminal, also where the tests run in the background of a script: there shells have it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_while_loading_is_one_sentence(scene_folder, tmp_path, monkeypatch, capsys):
     from learn2splat.cli import result
 

@@ -1,13 +1,10 @@
 """The native steps of `anchored` and `nominal` against the torch code, which defines them."""
 
-import os
-import subprocess
-import sys
 from dataclasses import replace
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from instruction_sets import LOWER, results_of_lower
 from test_anchored import SMALL, cloud, noise, run, some_unseen, start, trained
 from tiny_scenes import blobs, tiny_scene
 
@@ -21,7 +18,6 @@ from learn2splat.optimizers.nominal import Nominal, NominalConfig
 # Directions of exactly +-1 (a first step, no momentum) cancel to rounding errors among neighbours, and the network reads the cosine of what is
 # left: there torch is as far from its own float64 self as the native code is.
 CANCELLING = 0.1
-LOWER = {"avx512": ["avx2", "base"], "avx2": ["base"], "base": []}[_native.isa()]
 CONFIGS = {
     "small": SMALL,
     "no blocks": AnchoredConfig(width=12, latent=5, blocks=0),
@@ -226,13 +222,6 @@ def step_results():
 
 @pytest.mark.parametrize("isa", LOWER)
 def test_lower_instruction_sets_agree(isa, tmp_path):
-    path = tmp_path / "results.safetensors"
-    environment = {**os.environ, "LEARN2SPLAT_ISA": isa, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-    code = (
-        "import sys, test_native_step as t; from safetensors.torch import save_file; "
-        f"save_file(t.step_results(), {str(path)!r}); sys.exit(t._native.isa() != {isa!r})"
-    )
-    subprocess.run([sys.executable, "-c", code], env=environment, check=True, timeout=120)
     here = step_results()
-    for key, value in load_file(path).items():
+    for key, value in results_of_lower(isa, "test_native_step", "step_results", tmp_path).items():
         torch.testing.assert_close(value, here[key], rtol=1e-4, atol=1e-4, msg=key)

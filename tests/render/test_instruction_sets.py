@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
+from instruction_sets import LOWER, results_of_lower
 from random_scenes import random_scene, relative_error, render_with_grads
-from safetensors.torch import load_file
 
-from learn2splat import _native
 from learn2splat.losses import photometric_loss
 from learn2splat.render import rasterize
-
-LOWER = {"avx512": ["avx2", "base"], "avx2": ["base"], "base": []}[_native.isa()]
 
 
 def results() -> dict[str, torch.Tensor]:
@@ -34,14 +27,7 @@ def results() -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("isa", LOWER)
 def test_lower_instruction_sets_agree(isa, tmp_path):
-    path = tmp_path / "results.safetensors"
-    environment = {**os.environ, "LEARN2SPLAT_ISA": isa, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-    code = (
-        "import sys, test_instruction_sets as t; from safetensors.torch import save_file; "
-        f"save_file(t.results(), {str(path)!r}); sys.exit(t._native.isa() != {isa!r})"
-    )
-    subprocess.run([sys.executable, "-c", code], env=environment, check=True, timeout=120)
     here = results()
-    for key, value in load_file(path).items():
+    for key, value in results_of_lower(isa, "test_instruction_sets", "results", tmp_path).items():
         # float32: different sums and reciprocal estimates, the difference between float32 and float64 (worst gradient 1e-4, test_rasterize.py)
         assert relative_error(value, here[key]) < (5e-4 if "float32" in key else 1e-11), key
