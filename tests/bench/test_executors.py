@@ -26,11 +26,12 @@ class Deadly(type(make_optimizer("nominal"))):
     name = "deadly"
     def step(self, gaussians, grads, state):
         time.sleep(0.1)
-        kills = Path(__file__).with_name("kills")
-        left = int(kills.read_text()) if kills.exists() else 0
-        if left and state.step == 12 and len(gaussians) == 25:
-            kills.write_text(str(left - 1))
-            os.kill(os.getpid(), signal.SIGKILL)
+        if state.step == 12 and len(gaussians) == 25:  # Only one process at a time looks at the file: while it is written it is empty.
+            kills = Path(__file__).with_name("kills")
+            left = int(kills.read_text()) if kills.exists() else 0
+            if left:
+                kills.write_text(str(left - 1))
+                os.kill(os.getpid(), signal.SIGKILL)
         return super().step(gaussians, grads, state)
 '''
 

@@ -29,7 +29,7 @@ class MetaConfig:
     scenes_per_step: int = 2
 
     # The scenes (tasks.py).
-    long_sides: tuple[int, ...] = (64, 96, 128, 192)  # px. Small ones are quick, but on them noise counts for more and progress ends sooner.
+    long_sides: tuple[int, ...] = (64, 96, 128, 192, 256)  # px. Small ones are quick, but on them noise counts for more and progress ends sooner.
     points: tuple[int, int] = (300, 4000)  # Drawn log-uniformly.
     views_per_step: tuple[int, int] = (2, 8)
     sparse_share: float = 0.5  # Of the scenes: a few fixed close-by views; the others are dense.
