@@ -8,6 +8,7 @@ import torch
 from torchmetrics.functional.image import peak_signal_noise_ratio
 
 from learn2splat.fit.evaluate import render_photos
+from learn2splat.fit.loop import loss_and_gradients
 from learn2splat.gaussians import Gaussians
 from learn2splat.meta import schemes, with_scheme
 from learn2splat.meta.schemes import compressed, delta_loss, l1_per_view, meta_loss, nominal_of, roll_out, unroll
@@ -154,3 +155,21 @@ def test_broken_episodes_are_noticed(tiny, pool, episode):
         config = replace(with_scheme(tiny, scheme), unroll=(2, 2))
         assert unroll(rule, episode, nan_scene, config, 0, Dice(1)) is None
     assert roll_out(rule, episode, nan_scene, 2, Dice(1)) is None
+
+
+@pytest.mark.parametrize("architecture, expected", [("anchored", 0.0), ("paper", 1.0)])
+def test_imitation_is_the_relative_error_of_the_update(tiny, pool, architecture, expected):
+    """The untrained anchored rule is nominal: 0. The paper's stands still: all of nominal's step is missing, 1. Nominal leads either way."""
+    rule = make_optimizer(architecture, width=8)
+    episode = pool.start(tiny, rule, Dice(2))
+    scene, config = pool.scene_of(episode), replace(tiny, unroll=(5, 5), imitation=1)
+    unrolled = unroll(rule, episode, scene, config, 0, Dice(3))
+    assert float(unrolled.loss) == pytest.approx(expected, abs=1e-3) and unrolled.steps == unrolled.episode.age == 5
+    dice, gaussians = Dice(3), episode.gaussians
+    dice.integer(5, 5)
+    nominal, state = nominal_of(rule, episode)
+    for views in schemes.draw_views(episode, scene, 5, dice):
+        gaussians, state = nominal.step(gaussians, loss_and_gradients(scene, gaussians, views)[1], state)
+    torch.testing.assert_close(unrolled.episode.gaussians.flatten(), gaussians.flatten())
+    assert unroll(rule, episode, scene, config, 1, Dice(3)).loss != unrolled.loss  # from there on: the scheme's own loss
+    assert unroll(rule, episode, replace(scene, background=torch.full((3,), torch.nan)), config, 0, Dice(1)) is None

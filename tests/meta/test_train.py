@@ -18,7 +18,7 @@ from learn2splat import errors
 from learn2splat.cli import main
 from learn2splat.cli.train import Board
 from learn2splat.gaussians.record import FIELDS
-from learn2splat.meta import MetaStep, train
+from learn2splat.meta import MetaConfig, MetaStep, train, with_architecture
 from learn2splat.meta import resume as saved
 from learn2splat.meta.train import learning_rate
 from learn2splat.optimizers import make_optimizer
@@ -179,3 +179,12 @@ def test_scalars_reach_tensorboard(tmp_path):
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     assert [(event.step, event.value) for event in events.Scalars("meta/loss")] == [(3, 0.5)]  # a skipped step has no loss
     assert [(event.step, event.value) for event in events.Scalars("meta/age")] == [(3, 5.0), (4, 5.0)]
+
+
+def test_the_paper_network_learns_to_imitate_first(photos, tmp_path):
+    """The error of its updates, relative to those of nominal, is 1 at the start; 100 updates of the weights take a sixth off it."""
+    config = with_architecture(MetaConfig(**{**TINY, "meta_steps": 100}), "paper")
+    assert (config.width, config.blocks, config.imitation) == (96, 2, 200)
+    train(replace(config, width=32, blocks=1), tmp_path, data=[photos])
+    ratios = [json.loads(line)["ratio"] for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert ratios[0] == pytest.approx(1, abs=1e-3) and sum(ratios[-10:]) / 10 < 0.85

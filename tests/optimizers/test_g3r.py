@@ -12,8 +12,8 @@ from random_gaussians import random_gaussians, random_gradients, same_bits
 from learn2splat.errors import OptionError
 from learn2splat.gaussians.record import Gaussians
 from learn2splat.optimizers import Task, make_optimizer
+from learn2splat.optimizers._point_transformer import to_paper_order
 from learn2splat.optimizers.g3r import G3R, G3RConfig, largest_one, time_encoding
-from learn2splat.optimizers.paper import to_paper_order
 from learn2splat.optimizers.weights import load_weights, save_weights, weights_info
 
 SMALL = G3RConfig(width=8, blocks=2, head_dim=4, horizon=10)
@@ -117,5 +117,5 @@ def test_weights_files(tmp_path):
     assert make_optimizer("g3r", weights=tmp_path / "g3r.safetensors").name == "g3r"
     with pytest.raises(OptionError, match="holds weights of g3r, not of paper"):
         make_optimizer("paper", weights=tmp_path / "g3r.safetensors")
-    with pytest.raises(OptionError, match="positive sizes and horizon"):
+    with pytest.raises(OptionError, match="horizon of g3r must be at least 1"):
         make_optimizer("g3r", horizon=0)

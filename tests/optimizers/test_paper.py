@@ -8,8 +8,9 @@ from safetensors.torch import save_file
 
 from learn2splat.errors import CheckpointError, OptionError
 from learn2splat.gaussians.record import Gaussians
+from learn2splat.optimizers._point_transformer import from_paper_order, to_paper_order
 from learn2splat.optimizers.base import Task
-from learn2splat.optimizers.paper import Paper, PaperConfig, PaperNetwork, from_paper_order, to_paper_order
+from learn2splat.optimizers.paper import Paper, PaperConfig, PaperNetwork
 from learn2splat.optimizers.weights import load_weights, save_weights
 
 SMALL = PaperConfig(width=8, blocks=2, heads=2, head_dim=3, mlp_ratio=2, neighbours=4)

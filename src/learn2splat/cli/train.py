@@ -16,7 +16,7 @@ from rich.console import Console
 
 from ..errors import OptionError
 from ..fit.files import atomic_write
-from ..meta import PRESETS, MetaConfig, MetaStep, find_scenes, has_save, is_first_process, train, with_scheme
+from ..meta import PRESETS, MetaConfig, MetaStep, find_scenes, has_save, is_first_process, train, with_architecture, with_scheme
 from .common import Command, Flag, Interrupted, MaybeFloat, MaybeInt, machine, note, stop_on_signals, to_json
 
 CONFIG = "config.json"
@@ -41,7 +41,9 @@ class Train(Command):
     scheme: MaybeScheme = None
     """What an unrolled piece is judged by: greedy, the loss after each step; horizon, where it ends. Default: the preset's."""
     architecture: MaybeArchitecture = None
-    """Network: anchored or paper. Default: the preset's."""
+    """Network: anchored or paper (narrowed where the preset is cpu, and with --imitation 200). Default: the preset's."""
+    imitation: MaybeInt = None
+    """Updates at the start that teach the steps of the nominal rule to a network that begins with none. Default: the preset's."""
     meta_steps: MaybeInt = None
     """Updates of the weights in all; the schedule of the learning rate stretches over them. Default: the preset's."""
     max_minutes: MaybeFloat = None
@@ -115,7 +117,9 @@ class Train(Command):
         config = PRESETS[self.preset]
         if self.scheme is not None and self.scheme != config.scheme:
             config = with_scheme(config, self.scheme)
-        given = {"architecture": self.architecture, "meta_steps": self.meta_steps, "scenes_per_step": self.scenes_per_step, "lr": self.lr}
+        if self.architecture is not None:
+            config = with_architecture(config, self.architecture)
+        given = {"imitation": self.imitation, "meta_steps": self.meta_steps, "scenes_per_step": self.scenes_per_step, "lr": self.lr}
         without = {
             "buffer": self.no_buffer, "rollout": self.no_rollout, "log_ages": self.no_log_ages,
             "intermediate": self.no_intermediate, "delta_weight": self.no_delta_loss, "stability_weight": self.no_stability_loss, "ema": self.no_ema,

@@ -67,6 +67,8 @@ class MetaConfig:
     delta_from: int = 100  # ... from this meta-step.
     stability_weight: float = 0.0  # Greedy.
 
+    imitation: int = 0  # Meta-steps at the start in which the rule learns to take the steps of `nominal`: a network that starts from nothing.
+
     # Meta-optimizer: AdamW, one cycle.
     lr: float = 1e-3
     final_lr: float = 0.05  # Share of `lr` at the end.
@@ -86,8 +88,8 @@ class MetaConfig:
         for name in ("sparse_share", "procedural_share", "resume_probability", "insert_probability", "return_probability", "ssim_weight", "warmup"):
             if not 0 <= getattr(self, name) <= 1:
                 raise OptionError(f"{name} must be within [0, 1], got {getattr(self, name)}")
-        if not self.lr > 0 or not self.clip > 0 or not 0 <= self.ema < 1 or self.buffer < 0 or self.rollout < 0:
-            raise OptionError(f"lr and clip must be above 0, ema within [0, 1), buffer and rollout 0 or more, got {self}")
+        if not self.lr > 0 or not self.clip > 0 or not 0 <= self.ema < 1 or min(self.buffer, self.rollout, self.imitation) < 0:
+            raise OptionError(f"lr and clip must be above 0, ema within [0, 1), buffer, rollout and imitation 0 or more, got {self}")
         if self.architecture == "g3r" and (self.scheme != "greedy" or self.buffer or self.delta_weight or self.stability_weight):
             raise OptionError("the baseline g3r is trained greedily over a fixed horizon, without buffer, delta and stability loss: use its preset")
 
@@ -102,6 +104,13 @@ def with_scheme(config: MetaConfig, scheme: Scheme) -> MetaConfig:
     )  # fmt: skip
     default = MetaConfig()
     return replace(config, scheme=scheme, **{name: getattr(default, name) for name in own})
+
+
+def with_architecture(config: MetaConfig, architecture: Architecture) -> MetaConfig:
+    """`config` for another network; `paper` as narrow as a CPU can train it, and with a warm start, for it begins by moving nothing."""
+    if architecture == "paper" and config.architecture != "paper":
+        return replace(config, architecture="paper", width=96, blocks=2, imitation=200)
+    return replace(config, architecture=architecture)
 
 
 def _greedy(config: MetaConfig) -> MetaConfig:

@@ -7,6 +7,8 @@ latent state carries gradients on. Its bias against slow progress was measured (
 d theta_T / d delta_t is the identity, no second derivatives occur and only the network's activations are kept. The loss is relative to what the piece
 gains, or to what `nominal` gains from the same state with the same views: early steps gain a hundred times more than late ones, and so count
 the same.
+
+A network that begins by moving nothing may imitate `nominal` first (`imitation`): its updates are compared with nominal's along nominal's own path.
 """
 
 from __future__ import annotations
@@ -21,15 +23,16 @@ from torch import Tensor
 from ..fit.evaluate import by_size, render_photos
 from ..fit.loop import loss_and_gradients
 from ..fit.views import ViewSampler
-from ..gaussians import Gaussians
+from ..gaussians.record import COLUMNS, Gaussians
 from ..losses import photometric_loss
 from ..optimizers import OptState, UpdateRule
-from ..optimizers.nominal import Nominal, NominalConfig
+from ..optimizers.nominal import Nominal, NominalConfig, expand_groups, group_step_sizes
 from ..scenes import Scene
 from .buffer import unroll_bounds
 from .config import MetaConfig
 from .tasks import Dice, Episode
 
+IMITATED_STEPS = 8  # Of a piece, at most.
 LEAST_ERROR = 1e-4  # Mean squared error of a view, 40 dB: better than this is as good as perfect.
 
 
@@ -40,7 +43,8 @@ class Unrolled:
     loss: Tensor  # Scalar with a graph to the weights.
     episode: Episode  # Where the unrolled steps ended; no graph.
     steps: int
-    ratio: float  # Meta-loss at the end over that of `nominal` (horizon with advantage) or over that at the start.
+    # Meta-loss at the end over that of `nominal` (horizon with advantage) or over that at the start; of an imitation the relative error.
+    ratio: float
 
 
 def unroll(rule: UpdateRule, episode: Episode, scene: Scene, config: MetaConfig, meta_step: int, dice: Dice) -> Unrolled | None:
@@ -49,6 +53,8 @@ def unroll(rule: UpdateRule, episode: Episode, scene: Scene, config: MetaConfig,
     steps = min(dice.integer(low, high), max(low, config.max_graph // len(episode.gaussians)))
     views = draw_views(episode, scene, steps, dice)
     judged = dice.sample(episode.targets, config.target_views) + dice.sample(episode.context, config.context_views)
+    if meta_step < config.imitation:
+        return _imitation(rule, episode, scene, views[:IMITATED_STEPS])
     if config.scheme == "greedy":
         return _greedy(rule, episode, scene, config, meta_step, views, judged)
     return _horizon(rule, episode, scene, config, views, judged, dice)
@@ -174,6 +180,27 @@ def _greedy(
             before = after.detach()
         gaussians = new
     return Unrolled(total, _ended(episode, gaussians, state), tau, float(loss.detach()) / start)
+
+
+def _imitation(rule: UpdateRule, episode: Episode, scene: Scene, views: list[list[int]]) -> Unrolled | None:
+    """The mean over steps and parameter groups of |update - that of nominal|^2 / |that of nominal|^2, both in units of nominal's step sizes.
+
+    `nominal` leads the way."""
+    nominal, lead = nominal_of(rule, episode)
+    gaussians, state = episode.gaussians, episode.state
+    total = torch.zeros(())
+    for chosen in views:
+        inner, grads = loss_and_gradients(scene, gaussians, chosen)
+        if not math.isfinite(inner):
+            return None
+        mine, state = rule.update(gaussians, grads, state)
+        gaussians, lead = nominal.step(before := gaussians, grads, lead)
+        unit = expand_groups(group_step_sizes(lead.tensors["spacing"], nominal.config))
+        taught = ((gaussians.flatten() - before.flatten()) / unit).square()
+        errors = ((mine.flatten() - gaussians.flatten()) / unit).square()
+        for columns in COLUMNS.values():
+            total = total + errors[:, columns].sum() / taught[:, columns].sum().clamp_min(1e-12) / (len(COLUMNS) * len(views))
+    return Unrolled(total, _ended(episode, gaussians, state), len(views), math.sqrt(float(total.detach())))
 
 
 def l1_per_view(scene: Scene, gaussians: Gaussians, views: Sequence[int]) -> Tensor:

@@ -190,7 +190,7 @@ def meta_gradient(rule: Anchored | Paper | G3R, parameters: list[Tensor], slot: 
     if not math.isfinite(norm) or not unrolled.episode.gaussians.is_finite():
         return Outcome(None, math.nan, math.nan, math.nan, episode.age, episode.scene, 0)
     inner_steps, rollout = unrolled.steps, 0
-    bound = rollout_bound(config, unrolled.episode.age, step)
+    bound = 0 if step < config.imitation else rollout_bound(config, unrolled.episode.age, step)  # The weights cannot lead yet.
     if bound:
         rollout = slot.dice.integer(1, bound)
     if slot.buffer.wants(episode.age, unrolled.episode.age + rollout, resumed is not None, slot.dice):
