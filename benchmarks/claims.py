@@ -1,6 +1,6 @@
 """What the packaged weights must show, measured against target: one table, exit code 1 where a target is missed or not measured.
 
-    python benchmarks/claims.py                                    # everything that is not in --out yet; hours on two cores
+    python benchmarks/claims.py --workers 2                        # everything that is not in --out yet; hours on two cores
     python benchmarks/claims.py --only equal-time --seeds 1        # one part; the others are shown as far as they were measured before
     python benchmarks/claims.py --only none                        # the table of what is stored
 
@@ -21,14 +21,16 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from learn2splat import load_scene
-from learn2splat.bench import Budget, Cell, Protocol, read_cells, run_bench
+from learn2splat.bench import Budget, Cell, Protocol, read_cells
+from learn2splat.bench.executors import SceneSource, make_tasks, run_in_processes
 from learn2splat.bench.stats import best_psnr, last_psnr, psnr_at_step, seconds_to
 from learn2splat.gaussians.knn import knn
 from learn2splat.meta.tasks import roles
@@ -88,10 +90,9 @@ def denser(scene: Scene, count: int) -> Scene:
     return replace(scene, points=between(scene.points), colors=between(scene.colors))
 
 
-def load(paths: list[Path], part: Part) -> Iterator[Scene]:
-    for path in paths[: part.scenes]:
-        scene = load_scene(path, long_side=part.protocol.long_side, test_every=part.protocol.test_every)
-        yield scene if part.points is None else denser(scene, part.points)
+def load(path: Path, part: Part) -> Scene:
+    scene = load_scene(path, long_side=part.protocol.long_side, test_every=part.protocol.test_every)
+    return scene if part.points is None else denser(scene, part.points)
 
 
 def stored(out: Path, part: Part) -> Cells:
@@ -228,15 +229,18 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("out/claims"))
     parser.add_argument("--only", nargs="+", choices=[*NAMES, "none"], default=list(NAMES))
     parser.add_argument("--seeds", type=int, help="at most so many seeds")
+    parser.add_argument("--workers", type=int, default=1, help="scenes and seeds at a time, each with its share of the cores")
     parser.add_argument("--scenes-root", type=Path, default=Path(__file__).parents[2] / "shared" / "scenes")
     args = parser.parse_args()
     names = [name for name, role in sorted(roles(args.scenes_root).items()) if role == "val"]
     for part in PARTS:
         if part.name in args.only:
             seeds = part.seeds if args.seeds is None else min(part.seeds, args.seeds)
-            paths = [args.scenes_root / name for name in names]
+            sources = [SceneSource(name, partial(load, args.scenes_root / name, part)) for name in names[: part.scenes]]
             print(f"{part.name} {part.protocol.key}", file=sys.stderr, flush=True)
-            run_bench(load(paths, part), part.optimizers, part.protocol, args.out, seeds=seeds, command=sys.argv, on_progress=_show)
+            command = ("python", *sys.argv)
+            tasks = make_tasks(sources, seeds, optimizers=part.optimizers, protocol=part.protocol, out=args.out.resolve(), command=command)
+            run_in_processes(tasks, args.workers, on_progress=_show)
     print(table(args.out))
     return 0 if all(claim.met for claim in claims(args.out)) else 1
 

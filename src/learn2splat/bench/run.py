@@ -12,6 +12,7 @@ import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -46,10 +47,7 @@ def run_bench(
     out: Path,
     *,
     seeds: int = 1,
-    command: Sequence[str] = (),
-    save_every: float = 30.0,
-    on_progress: Callable[[GroupProgress], None] | None = None,
-    should_stop: Callable[[], bool] | None = None,
+    **options: Any,
 ) -> bool:
     """Run every cell (scene, optimizer, seed) that is not finished in `out` yet, group after group.
 
@@ -57,7 +55,7 @@ def run_bench(
         scenes: loaded as `protocol` says (long side, held-out photos); may be a generator, one is in memory at a time.
         seeds: so many, from 0.
 
-    The other arguments, the result and what is raised are those of `run_group`; besides:
+    The other arguments and `options`, the result and what is raised are those of `run_group`; besides:
 
     Raises:
         OptionError: no seeds, or two scenes of one name.
@@ -71,8 +69,7 @@ def run_bench(
             raise OptionError(f"two scenes are called {scene.name}: rename one folder, results are stored by name")
         known.add(scene.name)
         for seed in range(seeds):
-            more = {"command": command, "save_every": save_every, "on_progress": on_progress, "should_stop": should_stop}
-            if not run_group(scene, seed, optimizers, protocol, out, **more):
+            if not run_group(scene, seed, optimizers, protocol, out, **options):
                 return False
     return True
 
