@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from learn2splat import errors
 from learn2splat.gaussians.record import COLUMNS, Gaussians
 from learn2splat.optimizers import OptState, Task, make_optimizer, weights
-from learn2splat.optimizers._features import FEATURES
+from learn2splat.optimizers._features import FEATURES, scarcity
 from learn2splat.optimizers.anchored import Anchored, AnchoredConfig, squash
 from learn2splat.optimizers.attention import refreshed_candidates, seen_neighbours
 from learn2splat.optimizers.nominal import Nominal, NominalConfig, expand_groups, group_step_sizes
@@ -188,6 +188,17 @@ def test_permutation_equivariance():
     torch.testing.assert_close(other_state.tensors["latent"], new_state.tensors["latent"][order], rtol=1e-10, atol=1e-12)
 
 
+def test_only_few_views_are_noticed():
+    """1 at one view, a sixth less with every doubling, 0 from 64 on and where nobody knows."""
+    assert [scarcity(n) for n in (1, 2, 8, 64, 1000, None)] == pytest.approx([1, 5 / 6, 1 / 2, 0, 0, 0])
+    rule, gaussians, grads = trained(), cloud(30), noise(30, seed=1)
+    steps = {n: rule.step(gaussians, grads, rule.init(gaussians, Task(num_views=n), torch.Generator()))[0].flatten() for n in (4, 64, 1000, None)}
+    assert torch.equal(steps[None], steps[64]) and torch.equal(steps[None], steps[1000]) and not torch.equal(steps[None], steps[4])
+    with torch.no_grad():
+        rule.network.overall.weight[:, -1] = 0
+    assert torch.equal(steps[64], rule.step(gaussians, grads, rule.init(gaussians, Task(num_views=4), torch.Generator()))[0].flatten())
+
+
 def test_unseen_gaussians_and_their_memory_stay_as_they_are():
     rule, gaussians = trained(), cloud(30)
     gaussians, state = run(rule, gaussians, [noise(30, seed=1)])
@@ -200,7 +211,7 @@ def test_unseen_gaussians_and_their_memory_stay_as_they_are():
         assert torch.equal(tensor[unseen], state.tensors[name][unseen]), name
     # Nor do their neighbours notice them: gone altogether, the others do the same but for the share of Gaussians that are seen.
     with torch.no_grad():
-        rule.network.overall.weight[:, -1] = 0
+        rule.network.overall.weight[:, -2] = 0
     new, _ = rule.step(gaussians, grads, state)
     alone, _ = rule.step(gaussians[~unseen], grads[~unseen], state.select(~unseen))
     torch.testing.assert_close(alone.flatten(), new.flatten()[~unseen], rtol=1e-5, atol=1e-6)

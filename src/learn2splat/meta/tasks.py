@@ -130,7 +130,7 @@ class ScenePool:
         gaussians = init_from_points(points, colors, max_points=count, generator=dice.generator)
         if dice.chance(MESSY_START_SHARE):
             gaussians = _messy(gaussians, dice)
-        task = Task(views_per_step=min(dice.integer(*config.views_per_step), len(context)))
+        task = Task(views_per_step=min(dice.integer(*config.views_per_step), len(context)), num_views=len(context))
         return Episode(name, long_side, rotation, context, targets, gaussians, rule.init(gaussians, task, dice.fork()))
 
     def scene_of(self, episode: Episode) -> Scene:

@@ -2,7 +2,8 @@
 
 Nothing here depends on the unit of length, on where the origin is, on the unit of the loss, or on how many Gaussians or steps there are. There are
 two clocks, and no horizon can be read off either: `age`, 1 / sqrt(steps in which this Gaussian was seen), which fades, and `log_age`, which only the
-magnitude path reads, so that steps may shrink as a power of the age and go on doing so beyond any trained horizon.
+magnitude path reads, so that steps may shrink as a power of the age and go on doing so beyond any trained horizon. How many views there are does
+enter (`scarcity`), because few can be fitted by what is wrong from everywhere else.
 Gradients enter divided by their own running size or by that of the other Gaussians; lengths enter divided by the local spacing. Vectors enter only
 through sizes and agreements of vectors, never as components, so axes may be relabelled; what keeps the rule from being rotation equivariant is
 Adam's normalisation per component, and nothing else.
@@ -12,6 +13,7 @@ Every logarithm is of a number that is clamped away from 0 first, and every feat
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -53,6 +55,14 @@ FEATURES = {
 MAGNITUDE_FEATURES = ("size_to_running", "raw", "momentum", "slow_momentum", "log_age")
 # What the network reads unless told otherwise: a log age beyond all trained ones must not reach what is not linear in it.
 NETWORK_FEATURES = tuple(name for name in FEATURES if name != "log_age")
+
+MANY_VIEWS = 64  # More are as good as these: then nothing is learned about one view that no other view corrects.
+
+
+def scarcity(num_views: int | None) -> float:
+    """How few the views of a run are, all seen Gaussians alike: 0 where there are many (or nobody knows), 1 at one."""
+    return 1 - math.log(min(num_views or MANY_VIEWS, MANY_VIEWS)) / math.log(MANY_VIEWS)
+
 
 NEIGHBOUR_FIELDS = ("means", "log_scales", "logit_opacities", "sh0")  # Differences of quaternions mean nothing (q and -q are one rotation).
 NUM_RELATIONS = 3  # What the attention reads about a pair: log distance over spacing, difference in opacity, distance in colour.

@@ -15,10 +15,11 @@ from torch import Tensor
 
 from ..gaussians.record import FIELDS, Gaussians
 from ..threads import num_threads
-from ._features import FEATURES, MAGNITUDE_FEATURES
+from ._features import FEATURES, MAGNITUDE_FEATURES, scarcity
 
 if TYPE_CHECKING:
     from .anchored import AnchoredConfig, AnchoredNetwork
+    from .base import OptState
     from .nominal import NominalConfig
 
 MEMORY = ("latent", "slow", "running", "seen_rate")  # float32 state of `anchored` beyond the moments
@@ -42,19 +43,20 @@ def nominal_step(
 
 
 def anchored_step(
-    gaussians: Gaussians, grads: Gaussians, tensors: dict[str, Tensor], spacing: Tensor, neighbours: Tensor, step: int,
-    config: AnchoredConfig, network: AnchoredNetwork,
-) -> tuple[Gaussians, dict[str, Tensor]]:  # fmt: skip
+    gaussians: Gaussians, grads: Gaussians, state: OptState, spacing: Tensor, neighbours: Tensor, config: AnchoredConfig, network: AnchoredNetwork
+) -> tuple[Gaussians, dict[str, Tensor]]:
     """The new Gaussians, and all new state tensors but `spacing` and `neighbours`. The weights are read anew at every call."""
     from .. import _native
 
+    tensors = state.tensors
     new, moments, arguments = _shared(gaussians, grads, tensors, spacing, config.nominal)
     weights = torch.cat([parameter.detach().reshape(-1) for parameter in network.parameters()])
     memory = {name: torch.empty_like(tensors[name], memory_format=torch.contiguous_format) for name in (*MEMORY, "last_seen")}
     sizes = [config.width, config.latent, config.blocks, config.heads, config.head_dim, config.mlp_ratio * config.width, config.neighbours]
     _native.anchored_step(
         *arguments, sizes, [config.max_log_growth, config.max_log_shrink, config.max_correction, config.trained_age],
-        _rows(config.features), _rows(MAGNITUDE_FEATURES if config.magnitude else ()), weights.numpy(), step, _array(neighbours),
+        _rows(config.features), _rows(MAGNITUDE_FEATURES if config.magnitude else ()), weights.numpy(),
+        scarcity(state.task.num_views), state.step, _array(neighbours),
         [_array(tensors[name]) for name in MEMORY], _array(tensors["last_seen"]),
         [memory[name].numpy() for name in MEMORY], memory["last_seen"].numpy(), num_threads(),
     )  # fmt: skip

@@ -47,6 +47,7 @@ from ._features import (
     Observed,
     Seen,
     observe,
+    scarcity,
 )
 from ._moments import ADAM_EPS, clean_gradients, init_moments
 from .attention import Block, seen_neighbours
@@ -106,7 +107,7 @@ class AnchoredNetwork(nn.Module):
         noise = sum(FEATURES[name] for name in MAGNITUDE_FEATURES)
         width = config.width
         self.own = nn.Linear(read + config.latent, width)
-        self.overall = nn.Linear(read + 1, width, bias=False)  # means of the features over the seen Gaussians, and the share of those
+        self.overall = nn.Linear(read + 2, width, bias=False)  # means of the features over the seen Gaussians, the share of those, scarcity
         self.relation = nn.Linear(NUM_RELATIONS, config.heads, bias=False)
         self.blocks = nn.ModuleList(Block(width, config.head_dim, config.heads, config.mlp_ratio * width, F.relu) for _ in range(config.blocks))
         self.memory = nn.Linear(width, 2 * config.latent)  # gate, candidate
@@ -118,13 +119,15 @@ class AnchoredNetwork(nn.Module):
             nn.init.zeros_(self.magnitude.weight)
 
     def forward(
-        self, features: Tensor, noise: Tensor, share: float, latent: Tensor, relations: Tensor, neighbours: Tensor, exists: Tensor
+        self, features: Tensor, noise: Tensor, run: tuple[float, float], latent: Tensor, relations: Tensor, neighbours: Tensor, exists: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """features (n, F), noise (n, Z), share of all Gaussians that are seen, latent (n, L), relations (n, k, R), neighbours and exists (n, k).
+        """features (n, F), noise (n, Z), latent (n, L), relations (n, k, R), neighbours and exists (n, k).
+
+        `run`: the share of all Gaussians that are seen in this step, and the scarcity of views.
 
         Returns log-gains (n, 6), coefficients (n, NUM_TERMS), latent (n, L).
         """
-        overall = torch.cat([features.mean(0), features.new_tensor([share])])
+        overall = torch.cat([features.mean(0), features.new_tensor(run)])
         u = self.own(torch.cat([features, latent], dim=1)) + self.overall(overall)
         bias = self.relation(relations)
         for block in self.blocks:
@@ -185,7 +188,7 @@ class Anchored(UpdateRule):
             if not _native_step.applies(gaussians, grads, state.tensors, self.network.parameters()):
                 return self.update(gaussians, grads, state)
             spacing, neighbours = self._refreshed(gaussians.means, state)
-            new, tensors = _native_step.anchored_step(gaussians, grads, state.tensors, spacing, neighbours, state.step, self.config, self.network)
+            new, tensors = _native_step.anchored_step(gaussians, grads, state, spacing, neighbours, self.config, self.network)
             return new, replace(state, tensors={**tensors, "spacing": spacing, "neighbours": neighbours}, step=state.step + 1)
 
     def update(self, gaussians: Gaussians, grads: Gaussians, state: OptState, theta: dict[str, Tensor] | None = None) -> tuple[Gaussians, OptState]:
@@ -237,7 +240,7 @@ class Anchored(UpdateRule):
         inputs = (
             torch.cat([observed.features[name] for name in config.features], dim=1).to(latent.dtype),
             torch.cat([observed.features[name] for name in MAGNITUDE_FEATURES], dim=1).to(latent.dtype),
-            len(rows) / len(seen),
+            (len(rows) / len(seen), scarcity(state.task.num_views)),
             latent,
             observed.relations.to(latent.dtype),
             neighbours,

@@ -23,10 +23,11 @@ class Task:
     scene_scale: float = 1.0  # World units, the extent of the cameras.
     views_per_step: int = 8  # Views whose losses are summed in one inner step.
     steps: int | None = None  # Horizon for schedules; None: open-ended.
+    num_views: int | None = None  # Different views that the steps draw from; None: unknown, taken as many.
 
     def __post_init__(self) -> None:
-        if not self.scene_scale > 0 or self.views_per_step < 1 or (self.steps is not None and self.steps < 0):
-            raise OptionError(f"a task needs scene_scale > 0, views_per_step >= 1 and steps >= 0 or None, got {self}")
+        if not self.scene_scale > 0 or self.views_per_step < 1 or (self.steps or 0) < 0 or (self.num_views is not None and self.num_views < 1):
+            raise OptionError(f"a task needs scene_scale > 0, views_per_step >= 1, steps >= 0 or None and num_views >= 1 or None, got {self}")
 
 
 @dataclass
