@@ -283,7 +283,9 @@ L2S_INLINE void make_delta(const UpdateArgs &a, const AnchoredArgs &net, const L
     load_counts(a, lanes, counts);
     for (int j = 0; j < BLOCK; j += VEC) {
         const vec_f count = load(counts + j), fade = select(count > net.trained_age, net.trained_age / count, splat(1.0f));
+        const vec_f fading = 1.0f / (1.0f + count * (1.0f / net.pull_age));
         const auto coefficient = [&](int term) __attribute__((always_inline)) { return load(outputs + (GROUPS + term) * BLOCK + j); };
+        const auto pull = [&](int term) __attribute__((always_inline)) { return coefficient(term) * fading; };
         vec_f sizes[GROUPS];
         step_sizes(a, lanes, j, sizes);
         for (int group = 0; group < GROUPS; ++group) {
@@ -302,9 +304,9 @@ L2S_INLINE void make_delta(const UpdateArgs &a, const AnchoredArgs &net, const L
             for (int c = STARTS[group]; c < STARTS[group] + WIDTHS[group]; ++c) {
                 const int at = c * BLOCK + j;
                 vec_f x = load(raw + at) * coefficient(2 + group) + load(direction + at) * coefficient(7 + group) + load(slow + at) * coefficient(12 + group);
-                if (group != 1) x += load(near_direction + at) * coefficient(17 + near) + load(near_offset + at) * coefficient(21 + near);
-                if (group == 2) x += coefficient(25) + (load(params + at) - mean_scale) * coefficient(27);
-                if (group == 3) x += coefficient(26);
+                if (group != 1) x += load(near_direction + at) * coefficient(17 + near) + load(near_offset + at) * pull(21 + near);
+                if (group == 2) x += pull(25) + (load(params + at) - mean_scale) * pull(27);
+                if (group == 3) x += pull(26);
                 finish(c, group, x);
             }
         }

@@ -206,10 +206,11 @@ void anchored_step(Flats<const float> params, Flats<const float> grads, Flats<co
     auto a = update_args(params, grads, old, count, new_params, new_moments, new_count, constants);
     l2s::AnchoredArgs net{};
     const size_t N = size_t(a.N);
-    check(sizes.size() == 7 && bounds.size() == 4, "configuration");
+    check(sizes.size() == 7 && bounds.size() == 5, "configuration");
     for (const int size : {sizes[0], sizes[1], sizes[2] + 1, sizes[3], sizes[4], sizes[5], sizes[6]}) check(size > 0 && size < (1 << 16), "configuration");
     net.width = sizes[0], net.latent = sizes[1], net.layers = sizes[2], net.heads = sizes[3], net.head_dim = sizes[4], net.hidden = sizes[5];
     net.max_log_growth = float(bounds[0]), net.max_log_shrink = float(bounds[1]), net.max_correction = float(bounds[2]), net.trained_age = float(bounds[3]);
+    net.pull_age = float(bounds[4]);
     net.num_read = int(read.shape(0)), net.read = read.data(), net.num_noise = int(noise.shape(0)), net.noise = noise.data();
     for (const auto &rows : {read, noise})
         for (size_t i = 0; i < rows.shape(0); ++i) check(rows.data()[i] >= 0 && rows.data()[i] < l2s::FEATURES, "features");

@@ -54,7 +54,7 @@ def anchored_step(
     memory = {name: torch.empty_like(tensors[name], memory_format=torch.contiguous_format) for name in (*MEMORY, "last_seen")}
     sizes = [config.width, config.latent, config.blocks, config.heads, config.head_dim, config.mlp_ratio * config.width, config.neighbours]
     _native.anchored_step(
-        *arguments, sizes, [config.max_log_growth, config.max_log_shrink, config.max_correction, config.trained_age],
+        *arguments, sizes, [config.max_log_growth, config.max_log_shrink, config.max_correction, config.trained_age, config.pull_age],
         _rows(config.features), _rows(MAGNITUDE_FEATURES if config.magnitude else ()), weights.numpy(),
         scarcity(state.task.num_views), state.step, _array(neighbours),
         [_array(tensors[name]) for name in MEMORY], _array(tensors["last_seen"]),

@@ -15,6 +15,7 @@ every parameter has its own correction. In units of `size` a step is at most exp
 The *magnitude path* is one linear layer from the logarithms of gradient-to-noise and of the age straight to the log-gains: a power law, with which
 steps can shrink by themselves at the noise floor (the counterpart of the paper's state scale).
 
+What pulls without a gradient fades with the age (`pull_age`): good for the first hundred steps, it would keep a run from the best place ever after.
 Beyond the ages that meta-training shows it (`trained_age`), what the network says is a guess: there gains also shrink as one over the age.
 
 The last layers start at zero: then gain = 1, correction = 0, and the rule takes the steps of `nominal` to the last bit.
@@ -66,6 +67,7 @@ TERMS: dict[str, tuple[str, ...]] = {
     "constant": ("log_scales", "logit_opacities"),  # grow, shrink, fade
     "anisotropy": ("log_scales",),  # log-scales minus their mean: rounder, thinner
 }
+PULLS = ("neighbour_offset", "constant", "anisotropy")  # Pull also where the gradient is zero, and so move the place where a run comes to rest.
 NUM_TERMS = 2 + sum(len(groups) for groups in TERMS.values())
 
 
@@ -85,6 +87,7 @@ class AnchoredConfig:
     max_log_shrink: float = 5.0  # Gains stay above exp of minus this: 0.0067.
     max_correction: float = 2.0  # In units of the direction, whose bound is 5.
     trained_age: float = 1e9  # Steps: a Gaussian that was seen more often takes its steps times trained_age / count.
+    pull_age: float = 1e9  # Steps: coefficients of `PULLS` are divided by 1 + count / pull_age, so that in the end the gradient alone decides.
     features: tuple[str, ...] = NETWORK_FEATURES  # What the network reads; shorten it to ablate.
     nominal: NominalConfig = field(default_factory=NominalConfig)
 
@@ -94,7 +97,7 @@ class AnchoredConfig:
             raise OptionError(f"unknown features {unknown}: choose from {', '.join(FEATURES)}")
         if min(self.width, self.latent, self.heads, self.head_dim, self.mlp_ratio, self.neighbours) < 1 or self.blocks < 0:
             raise OptionError(f"the anchored network needs positive sizes, got {self}")
-        if min(self.max_log_growth, self.max_log_shrink, self.max_correction, self.trained_age) <= 0:
+        if min(self.max_log_growth, self.max_log_shrink, self.max_correction, self.trained_age, self.pull_age) <= 0:
             raise OptionError(f"the bounds of the anchored rule must be above 0, got {self}")
 
 
@@ -249,7 +252,7 @@ class Anchored(UpdateRule):
         log_gains, coefficients, latent = self.network(*inputs) if theta is None else torch.func.functional_call(self.network, theta, inputs)
         gains = torch.exp(squash(log_gains, config.max_log_shrink, config.max_log_growth)).to(flat.dtype)
         gains = gains * (config.trained_age / count).clamp_max(1.0).unsqueeze(1)
-        correction = make_correction(known, observed, coefficients.to(flat.dtype), config.max_correction)
+        correction = make_correction(known, observed, coefficients.to(flat.dtype), config.max_correction, config.pull_age)
         delta = (known.direction + correction) * expand_groups(take(sizes) * gains)
         delta = put(torch.zeros_like(flat), delta)
 
@@ -274,7 +277,7 @@ def squash(x: Tensor, low: float, high: float) -> Tensor:
     return limit * torch.tanh(x / limit)
 
 
-def make_correction(s: Seen, observed: Observed, coefficients: Tensor, bound: float) -> Tensor:
+def make_correction(s: Seen, observed: Observed, coefficients: Tensor, bound: float, pull_age: float) -> Tensor:
     """The correction (n, 59), each number within +-bound, from `coefficients` (n, NUM_TERMS)."""
     log_scales = s.flat[:, COLUMNS["log_scales"]]
     bases = {
@@ -286,6 +289,8 @@ def make_correction(s: Seen, observed: Observed, coefficients: Tensor, bound: fl
         "anisotropy": F.pad(log_scales - log_scales.mean(1, keepdim=True), (COLUMNS["log_scales"].start, CORE - COLUMNS["log_scales"].stop)),
     }
     factors = dict(zip(TERMS, (coefficients[:, 2:] @ _TERM_COLUMNS.to(coefficients)).split(CORE, dim=1)))
+    fading = (1 / (1 + s.count / pull_age)).unsqueeze(1)
+    factors |= {name: factors[name] * fading for name in PULLS}
     core = factors["constant"]
     for name, basis in bases.items():
         core = torch.addcmul(core, basis, factors[name])
