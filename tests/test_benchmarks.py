@@ -37,6 +37,13 @@ def test_bench_rasterize_prints_the_ratio_to_mm():
     assert float(total) > 0 and float(ratio) > 0
 
 
+def test_bench_meta_counts_and_shares():
+    ((name, (steps, rate, native, products, both)),) = rows("bench_meta.py", "--meta-steps", 2, "--top", 2).items()
+    assert name == "prototype" and int(steps) >= 2 * 8 and float(rate) > 0
+    shares = [int(share.rstrip("%")) for share in (native, products, both)]
+    assert min(shares) > 0 and shares[2] == pytest.approx(shares[0] + shares[1], abs=1) and shares[2] < 100
+
+
 def test_memory_stays_below_the_promise():
     """200 bytes per Gaussian and view beyond the outputs, measured in a process of its own."""
     done = subprocess.run([sys.executable, BENCHMARKS / "bench_rasterize.py", "--memory"], capture_output=True, text=True)
