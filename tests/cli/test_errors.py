@@ -187,6 +187,7 @@ def test_no_cuda(scene_folder, fitted, tmp_path, sentence, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     assert "finds none: use --device cpu" in sentence("fit", scene_folder, "--device", "cuda", "--out", tmp_path / "out")
     assert "finds none: use --device cpu" in sentence("eval", fitted, "--device", "cuda")
+    assert "finds none: use --device cpu" in sentence("train", "--device", "cuda", "--out", tmp_path / "trained")
 
 
 def test_values_that_make_no_sense(scene_folder, fitted, tmp_path, sentence):

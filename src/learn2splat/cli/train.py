@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import shutil
 import sys
 import time
@@ -17,7 +18,7 @@ from rich.console import Console
 from ..errors import OptionError
 from ..fit.files import atomic_write
 from ..meta import PRESETS, MetaConfig, MetaStep, find_scenes, has_save, is_first_process, train, with_architecture, with_scheme
-from .common import Command, Flag, Interrupted, MaybeFloat, MaybeInt, machine, note, stop_on_signals, to_json
+from .common import Command, DeviceName, Flag, Interrupted, MaybeFloat, MaybeInt, machine, note, require_device, stop_on_signals, to_json
 
 CONFIG = "config.json"
 PLAIN_LINE_EVERY = 10.0  # Seconds between two lines where stderr is no terminal.
@@ -54,6 +55,8 @@ class Train(Command):
     """Learning rate of the weights. Default: the preset's."""
     seed: int = 0
     """Fixes everything that is random."""
+    device: DeviceName = "cpu"
+    """Where scenes are optimized and weights learn; processes of torchrun take one GPU each."""
     no_buffer: Flag = False
     """Ablation: start every piece from a new scene."""
     no_rollout: Flag = False
@@ -85,7 +88,9 @@ class Train(Command):
     def run(self) -> None:
         # Torch's sums depend on its number of threads, and on tensors as small as these two processes use two cores better than two threads.
         torch.set_num_threads(1)
-        config = self.config()
+        config, device = self.config(), require_device(self.device)
+        if device.type == "cuda":
+            device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
         if self.max_minutes is not None and not self.max_minutes > 0:
             raise OptionError(f"--max-minutes must be above 0, got {self.max_minutes}")
         data = find_scenes(self.data)
@@ -102,6 +107,7 @@ class Train(Command):
                 config,
                 self.out,
                 data=data,
+                device=device,
                 resume=self.resume and has_save(self.out),
                 max_minutes=self.max_minutes,
                 save_every=self.save_every,

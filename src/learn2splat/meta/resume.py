@@ -86,8 +86,8 @@ def load_slot(out: Path, step: int, number: int, config: MetaConfig, pool: Scene
                 rotation=parts["rotation"],
                 context=tuple(about["context"]),
                 targets=tuple(about["targets"]),
-                gaussians=Gaussians(**group(parts, "gaussians")),
-                state=OptState.from_state_dict(group(parts, "state"), about["state"]),
+                gaussians=Gaussians(**group(parts, "gaussians")).to(pool.device),
+                state=OptState.from_state_dict({name: tensor.to(pool.device) for name, tensor in group(parts, "state").items()}, about["state"]),
             )
         )
     return slot

@@ -88,8 +88,9 @@ class Episode:
 class ScenePool:
     """Scenes by name."""
 
-    def __init__(self, config: MetaConfig, cache: Path, data: Sequence[Path]) -> None:
-        """`cache`: folder for procedural scenes; `data`: folders of real ones."""
+    def __init__(self, config: MetaConfig, cache: Path, data: Sequence[Path], device: torch.device | str = "cpu") -> None:
+        """`cache`: folder for procedural scenes; `data`: folders of real ones; `device`: of the Gaussians of every episode."""
+        self.device = device
         self.largest = max(config.long_sides)
         self.cache = cache / str(self.largest)
         self.real = {scene.name: scene for scene in (load_scene(path, long_side=self.largest) for path in data)}
@@ -131,6 +132,7 @@ class ScenePool:
         if dice.chance(MESSY_START_SHARE):
             gaussians = _messy(gaussians, dice)
         task = Task(views_per_step=min(dice.integer(*config.views_per_step), len(context)), num_views=len(context))
+        gaussians = gaussians.to(self.device)
         return Episode(name, long_side, rotation, context, targets, gaussians, rule.init(gaussians, task, dice.fork()))
 
     def scene_of(self, episode: Episode) -> Scene:

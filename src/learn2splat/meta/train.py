@@ -70,6 +70,7 @@ def train(
     out: Path,
     *,
     data: Sequence[Path] = (),
+    device: torch.device | str = "cpu",
     resume: bool = False,
     max_minutes: float | None = None,
     save_every: float = 120.0,
@@ -80,6 +81,7 @@ def train(
 
     Args:
         data: folders of real scenes to learn from, besides procedural ones.
+        device: where episodes and weights live; the gradients of several processes are summed on the CPU.
         resume: go on with the run in `out`.
         max_minutes: of this call; the schedule of the learning rate does not depend on it.
         save_every: seconds between two saves.
@@ -89,8 +91,9 @@ def train(
     """
     workers = Workers()
     mine = workers.slots(config.scenes_per_step)
-    pool = ScenePool(config, out / "scenes", data)
+    pool = ScenePool(config, out / "scenes", data, device)
     rule = make_rule(config)
+    rule.network.to(device)
     names = [name for name, _ in rule.network.named_parameters()]
     parameters = [parameter for _, parameter in rule.network.named_parameters()]
     adamw = torch.optim.AdamW(parameters, lr=config.lr, betas=BETAS, weight_decay=config.weight_decay)
@@ -185,7 +188,7 @@ def meta_gradient(rule: Anchored | Paper | G3R, parameters: list[Tensor], slot: 
     unrolled = unroll(rule, episode, scene, config, step, slot.dice)
     if unrolled is None or not bool(torch.isfinite(unrolled.loss)):
         return Outcome(None, math.nan, math.nan, math.nan, episode.age, episode.scene, 0)
-    gradient = flat(list(torch.autograd.grad(unrolled.loss, parameters, allow_unused=True, materialize_grads=True)))
+    gradient = flat(list(torch.autograd.grad(unrolled.loss, parameters, allow_unused=True, materialize_grads=True))).cpu()
     norm = float(gradient.norm())
     if not math.isfinite(norm) or not unrolled.episode.gaussians.is_finite():
         return Outcome(None, math.nan, math.nan, math.nan, episode.age, episode.scene, 0)
@@ -223,7 +226,7 @@ def learning_rate(config: MetaConfig, step: int) -> float:
 
 def _apply(adamw: torch.optim.AdamW, parameters: list[Tensor], gradient: Tensor, rate: float) -> None:
     for parameter, part in zip(parameters, gradient.split([p.numel() for p in parameters])):
-        parameter.grad = part.view_as(parameter).clone()
+        parameter.grad = part.view_as(parameter).to(parameter.device, copy=True)
     for settings in adamw.param_groups:
         settings["lr"] = rate
     adamw.step()
@@ -241,7 +244,7 @@ def _restore(names, parameters, average, adamw, groups: dict[str, dict[str, Tens
             parameter.copy_(groups["weights"][name])
             mean.copy_(groups["average"][name])
             adamw.state[parameter] = {
-                "step": torch.tensor(float(step)), "exp_avg": groups["exp_avg"][name].clone(), "exp_avg_sq": groups["exp_avg_sq"][name].clone(),
+                "step": torch.tensor(float(step)), **{kind: groups[kind][name].to(parameter.device, copy=True) for kind in ("exp_avg", "exp_avg_sq")},
             }  # fmt: skip
 
 
