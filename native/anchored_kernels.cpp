@@ -283,15 +283,16 @@ L2S_INLINE void make_delta(const UpdateArgs &a, const AnchoredArgs &net, const L
     load_counts(a, lanes, counts);
     for (int j = 0; j < BLOCK; j += VEC) {
         const vec_f count = load(counts + j), fade = select(count > net.trained_age, net.trained_age / count, splat(1.0f));
-        const vec_f fading = 1.0f / (1.0f + count * (1.0f / net.pull_age));
-        const auto coefficient = [&](int term) __attribute__((always_inline)) { return load(outputs + (GROUPS + term) * BLOCK + j); };
+        const vec_f fading = 1.0f / (1.0f + count * (1.0f / net.pull_age)), old = count * (1.0f / net.trust_age);
+        const vec_f trust = 1.0f - net.plenty * (1.0f - 1.0f / (1.0f + old * old));
+        const auto coefficient = [&](int term) __attribute__((always_inline)) { return load(outputs + (GROUPS + term) * BLOCK + j) * trust; };
         const auto pull = [&](int term) __attribute__((always_inline)) { return coefficient(term) * fading; };
         vec_f sizes[GROUPS];
         step_sizes(a, lanes, j, sizes);
         for (int group = 0; group < GROUPS; ++group) {
             vec_f log_gain = load(outputs + group * BLOCK + j);
             if (net.num_noise) log_gain += load(magnitude + group * BLOCK + j) + net.common_gains[group];
-            sizes[group] *= vexp(squash(log_gain, net.max_log_shrink, net.max_log_growth)) * fade;
+            sizes[group] *= vexp(squash(log_gain, net.max_log_shrink, net.max_log_growth) * trust) * fade;
         }
         const float *scales = params + STARTS[2] * BLOCK + j;
         const vec_f mean_scale = (load(scales) + load(scales + BLOCK) + load(scales + 2 * BLOCK)) * (1.0f / 3);

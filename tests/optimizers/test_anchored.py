@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from learn2splat import errors
 from learn2splat.gaussians.record import COLUMNS, Gaussians
 from learn2splat.optimizers import OptState, Task, make_optimizer, weights
 from learn2splat.optimizers._features import FEATURES, scarcity
-from learn2splat.optimizers.anchored import Anchored, AnchoredConfig, squash
+from learn2splat.optimizers.anchored import Anchored, AnchoredConfig, squash, trust
 from learn2splat.optimizers.attention import refreshed_candidates, seen_neighbours
 from learn2splat.optimizers.nominal import Nominal, NominalConfig, expand_groups, group_step_sizes
 from learn2splat.optimizers.weights import load_weights, save_weights, weights_info
@@ -197,6 +198,19 @@ def test_only_few_views_are_noticed():
     with torch.no_grad():
         rule.network.overall.weight[:, -1] = 0
     assert torch.equal(steps[64], rule.step(gaussians, grads, rule.init(gaussians, Task(num_views=4), torch.Generator()))[0].flatten())
+
+
+def test_late_steps_are_those_of_nominal_where_views_are_many():
+    """1 at any age up to 18 views, 1 / (1 + (age / trust_age)^2) from 30 on; then an old Gaussian takes nominal's step, times trained_age / count."""
+    count = torch.tensor([1.0, 100.0, 300.0])
+    assert trust(count, 10, 100.0).tolist() == trust(count, 18, 100.0).tolist() == [1, 1, 1]
+    assert trust(count, 30, 100.0).tolist() == trust(count, None, 100.0).tolist() == pytest.approx([1 / 1.0001, 1 / 2, 1 / 10])
+    assert 1 / 2 < float(trust(count, 23, 100.0)[1]) < 1
+    rule, gaussians, grads = trained(replace(SMALL, trust_age=1e-4)), cloud(30), noise(30, seed=1)
+    nominal = Nominal(rule.config.nominal).step(gaussians, grads, Nominal(rule.config.nominal).init(gaussians, Task(), torch.Generator()))[0]
+    many, few = (rule.step(gaussians, grads, rule.init(gaussians, Task(num_views=n), torch.Generator()))[0].flatten() for n in (40, 10))
+    torch.testing.assert_close(many, nominal.flatten(), rtol=1e-6, atol=1e-7)
+    assert float((few - nominal.flatten()).abs().max()) > 1e-3
 
 
 def test_unseen_gaussians_and_their_memory_stay_as_they_are():

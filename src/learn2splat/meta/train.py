@@ -212,7 +212,7 @@ def make_rule(config: MetaConfig) -> Anchored | Paper | G3R:
     if config.architecture == "paper":
         return Paper(PaperConfig(width=config.width, blocks=config.blocks), seed=config.seed)
     sizes = {"width": config.width, "blocks": config.blocks, "magnitude": config.magnitude}
-    return Anchored(AnchoredConfig(**sizes, trained_age=config.max_age / 2, pull_age=config.pull_age), seed=config.seed)
+    return Anchored(AnchoredConfig(**sizes, trained_age=config.max_age / 2, pull_age=config.pull_age, trust_age=config.trust_age), seed=config.seed)
 
 
 def learning_rate(config: MetaConfig, step: int) -> float:

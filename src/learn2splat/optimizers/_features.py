@@ -64,6 +64,15 @@ def scarcity(num_views: int | None) -> float:
     return 1 - math.log(min(num_views or MANY_VIEWS, MANY_VIEWS)) / math.log(MANY_VIEWS)
 
 
+FEW_VIEWS, ENOUGH_VIEWS = 18, 30
+
+
+def plenty(num_views: int | None) -> float:
+    """0 up to `FEW_VIEWS`, 1 from `ENOUGH_VIEWS` on and where nobody knows, linear in `scarcity` between."""
+    few, enough = scarcity(FEW_VIEWS), scarcity(ENOUGH_VIEWS)
+    return min(1.0, max(0.0, (few - scarcity(num_views)) / (few - enough)))
+
+
 NEIGHBOUR_FIELDS = ("means", "log_scales", "logit_opacities", "sh0")  # Differences of quaternions mean nothing (q and -q are one rotation).
 NUM_RELATIONS = 3  # What the attention reads about a pair: log distance over spacing, difference in opacity, distance in colour.
 

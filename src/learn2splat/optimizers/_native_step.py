@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..gaussians.record import FIELDS, Gaussians
 from ..threads import num_threads
-from ._features import FEATURES, MAGNITUDE_FEATURES, scarcity
+from ._features import FEATURES, MAGNITUDE_FEATURES, plenty, scarcity
 
 if TYPE_CHECKING:
     from .anchored import AnchoredConfig, AnchoredNetwork
@@ -53,10 +53,14 @@ def anchored_step(
     weights = torch.cat([parameter.detach().reshape(-1) for parameter in network.parameters()])
     memory = {name: torch.empty_like(tensors[name], memory_format=torch.contiguous_format) for name in (*MEMORY, "last_seen")}
     sizes = [config.width, config.latent, config.blocks, config.heads, config.head_dim, config.mlp_ratio * config.width, config.neighbours]
+    bounds = [
+        config.max_log_growth, config.max_log_shrink, config.max_correction, config.trained_age, config.pull_age, config.trust_age,
+        scarcity(state.task.num_views), plenty(state.task.num_views),
+    ]  # fmt: skip
     _native.anchored_step(
-        *arguments, sizes, [config.max_log_growth, config.max_log_shrink, config.max_correction, config.trained_age, config.pull_age],
+        *arguments, sizes, bounds,
         _rows(config.features), _rows(MAGNITUDE_FEATURES if config.magnitude else ()), weights.numpy(),
-        scarcity(state.task.num_views), state.step, _array(neighbours),
+        state.step, _array(neighbours),
         [_array(tensors[name]) for name in MEMORY], _array(tensors["last_seen"]),
         [memory[name].numpy() for name in MEMORY], memory["last_seen"].numpy(), num_threads(),
     )  # fmt: skip
