@@ -84,7 +84,9 @@ def _seen(grads):
 @pytest.mark.parametrize("n", [1, 2, 3, 50, 2000])
 def test_a_step_agrees_with_torch(n, steps):
     rule, gaussians, grads, state = fitted(n, steps)
-    rtol = 1e-5 if steps else CANCELLING
+    # Among 2000 there are Gaussians whose directions nearly cancel: there torch is up to 4e-4 of the largest step away from its float64 self, and the
+    # native code 1e-4; latent states twice that. How large errors may be on the whole, the next test says.
+    rtol = (1e-3 if n > 100 else 1e-5) if steps else CANCELLING
     new = assert_same_step(rule, gaussians, grads, state, rtol)
     assert not torch.equal(new, gaussians.flatten())
     assert_same_step(rule, gaussians, some_unseen(grads, seed=7), state, rtol)
