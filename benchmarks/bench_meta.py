@@ -61,8 +61,8 @@ def main() -> None:
         parameters = list(rule.network.parameters())
         slot = new_slot(config, 0)
 
-        def run(count: int) -> tuple[float, int]:
-            """Processor seconds and inner steps."""
+        def run(count: int) -> tuple[int, float]:
+            """Inner steps and processor seconds."""
             began = time.process_time()
             return sum(meta_gradient(rule, parameters, slot, pool, config, 0).inner_steps for _ in range(count)), time.process_time() - began
 
