@@ -1,6 +1,7 @@
 """Do trained weights beat the untrained rule on scenes they never saw? Held-out PSNR of `--weights` and of `nominal`, from the same starts.
 
     python benchmarks/meta_val.py --weights runs/a/theta.safetensors [--scenes DIR ...] [--steps 1000] [--seeds 0 1]
+    python benchmarks/meta_val.py --weights src/learn2splat/weights/default.safetensors --pull-age 1e9 --trust-age 1e9    # other late steps
 
 Prints the differences in dB; exit code 1 unless the weights win in the mean at every horizon and lose at most `--tolerance` dB at the last on every
 scene. Curves of `nominal` are kept in `--cache`, because they do not change.
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -27,7 +29,10 @@ def curve(path: Path, optimizer: str, options: dict, seed: int, args: argparse.N
     """Held-out PSNR, dB, at the marks up to `args.steps`."""
     scene = load_scene(path, long_side=args.long_side)
     start = init_from_points(scene.points, scene.colors, max_points=args.max_points, generator=torch.Generator().manual_seed(seed))
-    result = fit(scene, start, make_optimizer(optimizer, **options), steps=args.steps, views_per_step=8, seed=seed, eval_at=args.marks)
+    rule = make_optimizer(optimizer, **options)
+    if ages := {name: getattr(args, name) for name in ("pull_age", "trust_age") if options and getattr(args, name) is not None}:
+        rule.config = replace(rule.config, **ages)
+    result = fit(scene, start, rule, steps=args.steps, views_per_step=8, seed=seed, eval_at=args.marks)
     if result.diverged:
         print(f"{path.name} seed {seed}: {optimizer} DIVERGED at step {result.steps}", flush=True)
     values = {point.step: point.psnr for point in result.curve}
@@ -55,6 +60,8 @@ def main() -> int:
     parser.add_argument("--max-points", type=int, default=1500)
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--pull-age", type=float, help="of the rule, in place of what the weights were saved with")
+    parser.add_argument("--trust-age", type=float, help="likewise")
     parser.add_argument("--tolerance", type=float, default=0.05, help="dB")
     parser.add_argument("--cache", type=Path, default=Path("runs/nominal.json"))
     args = parser.parse_args()

@@ -278,7 +278,7 @@ class Anchored(UpdateRule):
 def trust(count: Tensor, num_views: int | None, trust_age: float) -> Tensor:
     """The part (n,) of log-gains and coefficients that is taken: 1, and less with the age where views are many.
 
-    With 30 views or more late steps of `nominal` were better than learned ones, with 13 or fewer they were worse (docs/lab.md, 24).
+    With 29 views or more late steps of `nominal` were better than learned ones on every scene, with fewer it went either way (docs/lab.md, 24).
     """
     return 1 - plenty(num_views) * (1 - 1 / (1 + (count / trust_age).square()))
 
