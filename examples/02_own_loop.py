@@ -21,7 +21,8 @@ def main(steps: int) -> None:
     photos = torch.stack([scene.image(i) for i in views])
 
     rule = l2s.make_optimizer("nominal")
-    state = rule.init(g, Task(scene_scale=scene.scene_scale, views_per_step=len(views), steps=steps, num_views=len(views)), torch.Generator().manual_seed(0))
+    task = Task(scene_scale=scene.scene_scale, views_per_step=len(views), steps=steps, num_views=len(views))
+    state = rule.init(g, task, torch.Generator().manual_seed(0))
     for step in range(steps):
         g.requires_grad_()
         opacities = g.logit_opacities.sigmoid()
