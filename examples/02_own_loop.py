@@ -21,7 +21,7 @@ def main(steps: int) -> None:
     photos = torch.stack([scene.image(i) for i in views])
 
     rule = l2s.make_optimizer("nominal")
-    task = Task(scene_scale=scene.scene_scale, views_per_step=len(views), steps=steps, num_views=len(views))
+    task = Task(scene.scene_scale, views_per_step=len(views), steps=steps, num_views=len(views), view_angle=scene.view_angle(views))
     state = rule.init(g, task, torch.Generator().manual_seed(0))
     for step in range(steps):
         g.requires_grad_()

@@ -93,7 +93,7 @@ struct Weights {
 int64_t find_weights(AnchoredArgs &a, const float *base, std::vector<Attention> &attention) {
     Weights w{base};
     a.own = w.dense(a.num_read + a.latent, a.width);
-    a.overall = w.take(int64_t(a.width) * (a.num_read + 2));
+    a.overall = w.take(int64_t(a.width) * (a.num_read + 3));
     a.relation = w.take(3 * a.heads);
     for (int layer = 0; layer < a.layers; ++layer) attention.push_back(w.attention(a.width, a.heads * a.head_dim, a.hidden));
     a.memory = w.dense(a.width, 2 * a.latent);
@@ -149,8 +149,9 @@ void run_anchored(UpdateArgs &args, AnchoredArgs &a, int num_threads) {
         for (int row = 0; row < FEATURES; ++row) means[row] += a.sums[block * FEATURES + row];
     for (double &mean : means) mean /= double(n);
     for (int row = 0; row < a.width; ++row) {
-        const float *weight = a.overall + row * (a.num_read + 2);
-        double sum = weight[a.num_read] * (double(n) / double(args.N)) + weight[a.num_read + 1] * double(a.scarcity);
+        const float *weight = a.overall + row * (a.num_read + 3);
+        double sum = weight[a.num_read] * (double(n) / double(args.N)) + weight[a.num_read + 1] * double(a.scarcity) +
+                     weight[a.num_read + 2] * double(a.wideness);
         for (int i = 0; i < a.num_read; ++i) sum += weight[i] * means[a.read[i]];
         common[row] = float(sum);
     }

@@ -144,8 +144,8 @@ def test_resuming_something_else_is_refused(tiny, photos, tmp_path):
     with pytest.raises(errors.CheckpointError, match="no training run"):
         train(tiny, tmp_path, data=[photos], resume=True)
     train(replace(tiny, meta_steps=1), tmp_path, data=[photos])
-    with pytest.raises(errors.CheckpointError, match=r"lr = 0.003, not 0.1"):
-        train(replace(tiny, lr=0.1), tmp_path, data=[photos], resume=True)
+    with pytest.raises(errors.CheckpointError, match=r"clip = 0.5, not 0.1"):
+        train(replace(tiny, clip=0.1), tmp_path, data=[photos], resume=True)
 
 
 def test_one_cycle(tiny):

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from learn2splat import errors
 from learn2splat.gaussians.record import COLUMNS, Gaussians
 from learn2splat.optimizers import OptState, Task, make_optimizer, weights
-from learn2splat.optimizers._features import FEATURES, scarcity
+from learn2splat.optimizers._features import FEATURES, scarcity, wideness
 from learn2splat.optimizers.anchored import Anchored, AnchoredConfig, squash, trust
 from learn2splat.optimizers.attention import refreshed_candidates, seen_neighbours
 from learn2splat.optimizers.nominal import Nominal, NominalConfig, expand_groups, group_step_sizes
@@ -189,28 +189,40 @@ def test_permutation_equivariance():
     torch.testing.assert_close(other_state.tensors["latent"], new_state.tensors["latent"][order], rtol=1e-10, atol=1e-12)
 
 
-def test_only_few_views_are_noticed():
-    """1 at one view, a sixth less with every doubling, 0 from 64 on and where nobody knows."""
+def test_only_few_or_distant_views_are_noticed():
+    """Scarcity: 1 at one view, a sixth less with every doubling, 0 from 64 on. Wideness: 0 up to 1 degree, 1 from 30 on. Unknown: 0."""
     assert [scarcity(n) for n in (1, 2, 8, 64, 1000, None)] == pytest.approx([1, 5 / 6, 1 / 2, 0, 0, 0])
+    assert [wideness(angle) for angle in (0, 0.3, 1, 30**0.5, 30, 180, None)] == pytest.approx([0, 0, 0, 0.5, 1, 1, 0])
     rule, gaussians, grads = trained(), cloud(30), noise(30, seed=1)
-    steps = {n: rule.step(gaussians, grads, rule.init(gaussians, Task(num_views=n), torch.Generator()))[0].flatten() for n in (4, 64, 1000, None)}
-    assert torch.equal(steps[None], steps[64]) and torch.equal(steps[None], steps[1000]) and not torch.equal(steps[None], steps[4])
+
+    def step(**task):
+        return rule.step(gaussians, grads, rule.init(gaussians, Task(**task), torch.Generator()))[0].flatten()
+
+    usual = step()
+    assert torch.equal(usual, step(num_views=64, view_angle=0.5)) and torch.equal(usual, step(num_views=1000))
+    few, distant = step(num_views=4), step(view_angle=20.0)
+    assert not torch.equal(few, usual) and not torch.equal(distant, usual)
     with torch.no_grad():
-        rule.network.overall.weight[:, -1] = 0
-    assert torch.equal(steps[64], rule.step(gaussians, grads, rule.init(gaussians, Task(num_views=4), torch.Generator()))[0].flatten())
+        rule.network.overall.weight[:, -2:] = 0
+    assert torch.equal(step(), step(num_views=4)) and torch.equal(step(), step(view_angle=20.0))
 
 
-def test_late_steps_are_those_of_nominal_where_views_are_many():
-    """1 at any age up to 18 views, 1 / (1 + (age / trust_age)^2) from 30 on; then an old Gaussian takes nominal's step, times trained_age / count."""
+def test_late_steps_are_those_of_nominal_where_views_are_many_and_close():
+    """1 at any age up to 8 views or from 6 degrees on, 1 / (1 + (age / trust_age)^2) from 14 views and up to 2.5 degrees on; then an old Gaussian
+    takes nominal's step, times trained_age / count."""
     count = torch.tensor([1.0, 100.0, 300.0])
-    assert trust(count, 10, 100.0).tolist() == trust(count, 18, 100.0).tolist() == [1, 1, 1]
-    assert trust(count, 30, 100.0).tolist() == trust(count, None, 100.0).tolist() == pytest.approx([1 / 1.0001, 1 / 2, 1 / 10])
-    assert 1 / 2 < float(trust(count, 23, 100.0)[1]) < 1
+    for task in (Task(num_views=3, view_angle=1.0), Task(num_views=8), Task(num_views=40, view_angle=6.0), Task(view_angle=90.0)):
+        assert trust(count, task, 100.0).tolist() == [1, 1, 1]
+    for task in (Task(num_views=14, view_angle=2.5), Task(), Task(num_views=300, view_angle=0.1)):
+        assert trust(count, task, 100.0).tolist() == pytest.approx([1 / 1.0001, 1 / 2, 1 / 10])
+    for task in (Task(num_views=11), Task(view_angle=4.0)):
+        assert 1 / 2 < float(trust(count, task, 100.0)[1]) < 1
     rule, gaussians, grads = trained(replace(SMALL, trust_age=1e-4)), cloud(30), noise(30, seed=1)
     nominal = Nominal(rule.config.nominal).step(gaussians, grads, Nominal(rule.config.nominal).init(gaussians, Task(), torch.Generator()))[0]
-    many, few = (rule.step(gaussians, grads, rule.init(gaussians, Task(num_views=n), torch.Generator()))[0].flatten() for n in (40, 10))
+    tasks = (Task(num_views=40, view_angle=angle) for angle in (1, 10))
+    many, far = (rule.step(gaussians, grads, rule.init(gaussians, task, torch.Generator()))[0].flatten() for task in tasks)
     torch.testing.assert_close(many, nominal.flatten(), rtol=1e-6, atol=1e-7)
-    assert float((few - nominal.flatten()).abs().max()) > 1e-3
+    assert float((far - nominal.flatten()).abs().max()) > 1e-3
 
 
 def test_unseen_gaussians_and_their_memory_stay_as_they_are():
@@ -225,7 +237,7 @@ def test_unseen_gaussians_and_their_memory_stay_as_they_are():
         assert torch.equal(tensor[unseen], state.tensors[name][unseen]), name
     # Nor do their neighbours notice them: gone altogether, the others do the same but for the share of Gaussians that are seen.
     with torch.no_grad():
-        rule.network.overall.weight[:, -2] = 0
+        rule.network.overall.weight[:, -3] = 0
     new, _ = rule.step(gaussians, grads, state)
     alone, _ = rule.step(gaussians[~unseen], grads[~unseen], state.select(~unseen))
     torch.testing.assert_close(alone.flatten(), new.flatten()[~unseen], rtol=1e-5, atol=1e-6)

@@ -324,7 +324,10 @@ def test_make_optimizer_names_and_options():
     assert all(make_optimizer(name).name in OPTIMIZERS for name in OPTIMIZERS)
 
 
-@pytest.mark.parametrize("broken", [{"scene_scale": 0.0}, {"scene_scale": float("nan")}, {"views_per_step": 0}, {"steps": -1}])
+@pytest.mark.parametrize(
+    "broken",
+    [{"scene_scale": 0.0}, {"scene_scale": float("nan")}, {"views_per_step": 0}, {"steps": -1}, {"num_views": 0}, {"view_angle": -1.0}],
+)
 def test_a_task_that_makes_no_sense(broken):
     with pytest.raises(OptionError, match="a task needs"):
         Task(**broken)

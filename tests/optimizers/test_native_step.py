@@ -37,7 +37,7 @@ def fitted(n, steps=24, rule=None):
     """A packaged rule, Gaussians that it has fitted to a tiny scene, their gradients and the state; some Gaussians were not seen now and then."""
     rule, scene, gaussians = rule or make_optimizer("learned"), tiny_scene(), blobs(n, seed=1)
     gaussians.shN.add_(0.05 * noise(n, seed=3).shN)
-    state = rule.init(gaussians, Task(scene_scale=scene.scene_scale, num_views=24), torch.Generator().manual_seed(0))
+    state = rule.init(gaussians, Task(scene_scale=scene.scene_scale, num_views=24, view_angle=3.7), torch.Generator().manual_seed(0))
     for i in range(steps + 1):
         _, grads = loss_and_gradients(scene, gaussians, scene.train_idx[i % 4 :: 4])
         if i % 3 == 1 and n > 2:

@@ -79,7 +79,7 @@ class Train(Command):
     """Ablation: save the last weights instead of their average."""
     resume: Flag = False
     """Go on with the run in --out, to the same bits as if it had never stopped. Other options as at its start;
-    --meta-steps and --max-minutes may differ."""
+    --meta-steps, --lr and --max-minutes may differ."""
     overwrite: Flag = False
     """Replace the run in --out."""
     save_every: float = 120.0
@@ -213,6 +213,8 @@ class TrainProgress:
         def mean(old: float | None, new: float) -> float | None:
             return old if new != new else new if old is None else 0.95 * old + 0.05 * new
 
+        if step.step == 1:  # of a run, or of the next one of an ablation
+            self.loss = self.ratio = self.speed = self.before = None
         self.loss, self.ratio = mean(self.loss, step.loss), mean(self.ratio, step.ratio)
         if self.before is not None:
             self.speed = mean(self.speed, step.inner_steps / max(1e-6, step.seconds - self.before))

@@ -100,7 +100,7 @@ class FitRun:
             start = gaussians.detach().clone()
             # Cameras all in one place have no extent; the subject's distance, 1 in the normalised frame, is then the natural unit.
             horizon = steps if horizon is None else horizon
-            task = Task(scene.scene_scale or 1.0, self.sampler.views_per_step, horizon, num_views=len(self.train))
+            task = Task(scene.scene_scale or 1.0, self.sampler.views_per_step, horizon, len(self.train), scene.view_angle(self.train))
             state = rule.init(start, task, torch.Generator().manual_seed(seed))
             self._run = _Run(start, state, start if average else None)
         self._good = self._run  # The last state whose parameters and loss were finite.

@@ -103,12 +103,12 @@ def load_theta(out: Path, step: int, config: MetaConfig) -> tuple[dict[str, dict
     """The groups of `save_theta`, and the seconds of training so far.
 
     Raises:
-        CheckpointError: damaged, or of a run with another configuration (`meta_steps` may differ).
+        CheckpointError: damaged, or of a run with another configuration (`meta_steps` and `lr` may differ: what is left of the schedule).
     """
     tensors, info = load_checkpoint(folder_of(out) / str(step) / "theta")
     saved, here = info["config"], json.loads(json.dumps(asdict(config)))
     for key in here:
-        if key != "meta_steps" and saved.get(key) != here[key]:
+        if key not in ("meta_steps", "lr") and saved.get(key) != here[key]:
             difference = f"{key} = {saved.get(key)}, not {here[key]}"
             raise CheckpointError(f"the run in {out} has {difference}: resume it with the options of its start, or choose another --out")
     return {kind: group(tensors, kind) for kind in ("weights", "average", "exp_avg", "exp_avg_sq")}, info["seconds"]

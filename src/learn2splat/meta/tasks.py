@@ -31,7 +31,7 @@ from ..scenes import Scene, Similarity, load_scene, make_procedural_scene
 from ..scenes.procedural import LAYOUTS
 from .config import MetaConfig
 
-PROCEDURAL_VIEWS = 20
+PROCEDURAL_VIEWS = 40
 MIN_SPARSE_POINTS = 30  # Fewer seen points than this make no scene.
 MAX_SPARSE_TARGETS = 4
 HELD_OUT = 4  # One of so many views of a dense scene is a target: more of them make the meta-gradient steadier than more context does.
@@ -131,7 +131,8 @@ class ScenePool:
         gaussians = init_from_points(points, colors, max_points=count, generator=dice.generator)
         if dice.chance(MESSY_START_SHARE):
             gaussians = _messy(gaussians, dice)
-        task = Task(views_per_step=min(dice.integer(*config.views_per_step), len(context)), num_views=len(context))
+        views = min(dice.integer(*config.views_per_step), len(context))
+        task = Task(views_per_step=views, num_views=len(context), view_angle=scene.view_angle(context))
         gaussians = gaussians.to(self.device)
         return Episode(name, long_side, rotation, context, targets, gaussians, rule.init(gaussians, task, dice.fork()))
 

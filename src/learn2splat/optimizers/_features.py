@@ -2,8 +2,8 @@
 
 Nothing here depends on the unit of length, on where the origin is, on the unit of the loss, or on how many Gaussians or steps there are. There are
 two clocks, and no horizon can be read off either: `age`, 1 / sqrt(steps in which this Gaussian was seen), which fades, and `log_age`, which only the
-magnitude path reads, so that steps may shrink as a power of the age and go on doing so beyond any trained horizon. How many views there are does
-enter (`scarcity`), because few can be fitted by what is wrong from everywhere else.
+magnitude path reads, so that steps may shrink as a power of the age and go on doing so beyond any trained horizon. How many views there
+are, and how far apart, does enter (`scarcity`, `wideness`): few of them, or distant ones, can be fitted by what is wrong from everywhere else.
 Gradients enter divided by their own running size or by that of the other Gaussians; lengths enter divided by the local spacing. Vectors enter only
 through sizes and agreements of vectors, never as components, so axes may be relabelled; what keeps the rule from being rotation equivariant is
 Adam's normalisation per component, and nothing else.
@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..gaussians.record import COLUMNS, FIELDS, NUM_PARAMS, WIDTHS
+from .base import Task
 
 NUM_GROUPS = len(FIELDS)
 CORE = COLUMNS["sh0"].stop  # The first 14 columns: everything but shN.
@@ -57,6 +58,7 @@ MAGNITUDE_FEATURES = ("size_to_running", "raw", "momentum", "slow_momentum", "lo
 NETWORK_FEATURES = tuple(name for name in FEATURES if name != "log_age")
 
 MANY_VIEWS = 64  # More are as good as these: then nothing is learned about one view that no other view corrects.
+CLOSE_ANGLE, WIDE_ANGLE = 1.0, 30.0  # Degrees between neighbouring views: nothing new below the first, beyond the second they show different things.
 
 
 def scarcity(num_views: int | None) -> float:
@@ -64,13 +66,25 @@ def scarcity(num_views: int | None) -> float:
     return 1 - math.log(min(num_views or MANY_VIEWS, MANY_VIEWS)) / math.log(MANY_VIEWS)
 
 
-FEW_VIEWS, ENOUGH_VIEWS = 18, 30
+def wideness(view_angle: float | None) -> float:
+    """How far apart they are, in [0, 1]: logarithm of the angle from `CLOSE_ANGLE` (or unknown) to `WIDE_ANGLE`."""
+    return _share(math.log(max(view_angle or CLOSE_ANGLE, CLOSE_ANGLE)), math.log(CLOSE_ANGLE), math.log(WIDE_ANGLE))
 
 
-def plenty(num_views: int | None) -> float:
-    """0 up to `FEW_VIEWS`, 1 from `ENOUGH_VIEWS` on and where nobody knows, linear in `scarcity` between."""
-    few, enough = scarcity(FEW_VIEWS), scarcity(ENOUGH_VIEWS)
-    return min(1.0, max(0.0, (few - scarcity(num_views)) / (few - enough)))
+# Where what fits the views is right elsewhere too: from the first to the second number of views, and angle in degrees.
+ENOUGH_VIEWS = (8, 14)
+NEAR_ANGLES = (6.0, 2.5)
+
+
+def plenty(task: Task) -> float:
+    """1 where views are many and close to each other (or nobody knows), 0 where they are few or far apart; linear in the logarithms between."""
+    enough = _share(-scarcity(task.num_views), *(-scarcity(n) for n in ENOUGH_VIEWS))
+    near = _share(-wideness(task.view_angle), *(-wideness(angle) for angle in NEAR_ANGLES))
+    return enough * near
+
+
+def _share(x: float, zero: float, one: float) -> float:
+    return min(1.0, max(0.0, (x - zero) / (one - zero)))
 
 
 NEIGHBOUR_FIELDS = ("means", "log_scales", "logit_opacities", "sh0")  # Differences of quaternions mean nothing (q and -q are one rotation).

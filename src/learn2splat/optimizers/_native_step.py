@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..gaussians.record import FIELDS, Gaussians
 from ..threads import num_threads
-from ._features import FEATURES, MAGNITUDE_FEATURES, plenty, scarcity
+from ._features import FEATURES, MAGNITUDE_FEATURES, plenty, scarcity, wideness
 
 if TYPE_CHECKING:
     from .anchored import AnchoredConfig, AnchoredNetwork
@@ -55,7 +55,7 @@ def anchored_step(
     sizes = [config.width, config.latent, config.blocks, config.heads, config.head_dim, config.mlp_ratio * config.width, config.neighbours]
     bounds = [
         config.max_log_growth, config.max_log_shrink, config.max_correction, config.trained_age, config.pull_age, config.trust_age,
-        scarcity(state.task.num_views), plenty(state.task.num_views),
+        plenty(state.task), scarcity(state.task.num_views), wideness(state.task.view_angle),
     ]  # fmt: skip
     _native.anchored_step(
         *arguments, sizes, bounds,

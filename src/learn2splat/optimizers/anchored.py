@@ -16,7 +16,7 @@ The *magnitude path* is one linear layer from the logarithms of gradient-to-nois
 steps can shrink by themselves at the noise floor (the counterpart of the paper's state scale).
 
 What pulls without a gradient fades with the age (`pull_age`): good for the first hundred steps, it would keep a run from the best place ever after.
-Where views are many, so that what fits them is right elsewhere too, late steps are those of `nominal` (`trust`).
+Where views are many and close to each other, so that what fits them is right elsewhere too, late steps are those of `nominal` (`trust`).
 Beyond the ages that meta-training shows it (`trained_age`), what the network says is a guess: there gains also shrink as one over the age.
 
 The last layers start at zero: then gain = 1, correction = 0, and the rule takes the steps of `nominal` to the last bit.
@@ -51,6 +51,7 @@ from ._features import (
     observe,
     plenty,
     scarcity,
+    wideness,
 )
 from ._moments import ADAM_EPS, clean_gradients, init_moments
 from .attention import Block, seen_neighbours
@@ -90,7 +91,7 @@ class AnchoredConfig:
     max_correction: float = 2.0  # In units of the direction, whose bound is 5.
     trained_age: float = 1e9  # Steps: a Gaussian that was seen more often takes its steps times trained_age / count.
     pull_age: float = 1e9  # Steps: coefficients of `PULLS` are divided by 1 + count / pull_age, so that in the end the gradient alone decides.
-    trust_age: float = 1e9  # Steps: of a Gaussian that was seen so often the network decides by half where views are many (`trust`).
+    trust_age: float = 1e9  # Steps: of a Gaussian that was seen so often the network decides by half where views are many and close (`trust`).
     features: tuple[str, ...] = NETWORK_FEATURES  # What the network reads; shorten it to ablate.
     nominal: NominalConfig = field(default_factory=NominalConfig)
 
@@ -113,7 +114,7 @@ class AnchoredNetwork(nn.Module):
         noise = sum(FEATURES[name] for name in MAGNITUDE_FEATURES)
         width = config.width
         self.own = nn.Linear(read + config.latent, width)
-        self.overall = nn.Linear(read + 2, width, bias=False)  # means of the features over the seen Gaussians, the share of those, scarcity
+        self.overall = nn.Linear(read + 3, width, bias=False)  # means of the features over the seen Gaussians, and `run` of `forward`
         self.relation = nn.Linear(NUM_RELATIONS, config.heads, bias=False)
         self.blocks = nn.ModuleList(Block(width, config.head_dim, config.heads, config.mlp_ratio * width, F.relu) for _ in range(config.blocks))
         self.memory = nn.Linear(width, 2 * config.latent)  # gate, candidate
@@ -125,11 +126,11 @@ class AnchoredNetwork(nn.Module):
             nn.init.zeros_(self.magnitude.weight)
 
     def forward(
-        self, features: Tensor, noise: Tensor, run: tuple[float, float], latent: Tensor, relations: Tensor, neighbours: Tensor, exists: Tensor
+        self, features: Tensor, noise: Tensor, run: tuple[float, float, float], latent: Tensor, relations: Tensor, neighbours: Tensor, exists: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """features (n, F), noise (n, Z), latent (n, L), relations (n, k, R), neighbours and exists (n, k).
 
-        `run`: the share of all Gaussians that are seen in this step, and the scarcity of views.
+        `run`: the share of all Gaussians that are seen in this step, and how few and how far apart the views are (`scarcity`, `wideness`).
 
         Returns log-gains (n, 6), coefficients (n, NUM_TERMS), latent (n, L).
         """
@@ -246,14 +247,14 @@ class Anchored(UpdateRule):
         inputs = (
             torch.cat([observed.features[name] for name in config.features], dim=1).to(latent.dtype),
             torch.cat([observed.features[name] for name in MAGNITUDE_FEATURES], dim=1).to(latent.dtype),
-            (len(rows) / len(seen), scarcity(state.task.num_views)),
+            (len(rows) / len(seen), scarcity(state.task.num_views), wideness(state.task.view_angle)),
             latent,
             observed.relations.to(latent.dtype),
             neighbours,
             exists,
         )
         log_gains, coefficients, latent = self.network(*inputs) if theta is None else torch.func.functional_call(self.network, theta, inputs)
-        believed = trust(count, state.task.num_views, config.trust_age).unsqueeze(1)
+        believed = trust(count, state.task, config.trust_age).unsqueeze(1)
         gains = torch.exp(squash(log_gains, config.max_log_shrink, config.max_log_growth).to(flat.dtype) * believed)
         gains = gains * (config.trained_age / count).clamp_max(1.0).unsqueeze(1)
         correction = make_correction(known, observed, coefficients.to(flat.dtype) * believed, config.max_correction, config.pull_age)
@@ -275,12 +276,9 @@ class Anchored(UpdateRule):
         return (distances[:, 1 : 1 + others].mean(1) if others > 0 else torch.zeros_like(distances[:, 0])), indices
 
 
-def trust(count: Tensor, num_views: int | None, trust_age: float) -> Tensor:
-    """The part (n,) of log-gains and coefficients that is taken: 1, and less with the age where views are many.
-
-    With 29 views or more late steps of `nominal` were better than learned ones on every scene, with fewer it went either way (docs/lab.md, 24).
-    """
-    return 1 - plenty(num_views) * (1 - 1 / (1 + (count / trust_age).square()))
+def trust(count: Tensor, task: Task, trust_age: float) -> Tensor:
+    """The part (n,) of log-gains and coefficients that is taken: 1, and less with the age where views are many and close to each other (`plenty`)."""
+    return 1 - plenty(task) * (1 - 1 / (1 + (count / trust_age).square()))
 
 
 def squash(x: Tensor, low: float, high: float) -> Tensor:

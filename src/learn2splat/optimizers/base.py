@@ -24,10 +24,15 @@ class Task:
     views_per_step: int = 8  # Views whose losses are summed in one inner step.
     steps: int | None = None  # Horizon for schedules; None: open-ended.
     num_views: int | None = None  # Different views that the steps draw from; None: unknown, taken as many.
+    view_angle: float | None = None  # Degrees between neighbouring views (`scenes.view_angle`); None: unknown, taken as few.
 
     def __post_init__(self) -> None:
-        if not self.scene_scale > 0 or self.views_per_step < 1 or (self.steps or 0) < 0 or (self.num_views is not None and self.num_views < 1):
-            raise OptionError(f"a task needs scene_scale > 0, views_per_step >= 1, steps >= 0 or None and num_views >= 1 or None, got {self}")
+        known = (self.num_views is None or self.num_views >= 1) and (self.view_angle is None or self.view_angle >= 0)
+        if not self.scene_scale > 0 or self.views_per_step < 1 or (self.steps or 0) < 0 or not known:
+            raise OptionError(
+                "a task needs scene_scale > 0, views_per_step >= 1, and where they are given steps >= 0, num_views >= 1 and view_angle >= 0, "
+                f"got {self}"
+            )
 
 
 @dataclass

@@ -6,10 +6,13 @@ runs; `Scene.to_normalised` leads there from the frame of the files, and its inv
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from .angle import view_angle
 
 
 @dataclass(frozen=True)
@@ -100,6 +103,11 @@ class Scene:
         """Camera extent in world units: 1.1 x the largest distance of a train camera centre to their mean (3DGS)."""
         centres = self.camtoworlds[list(self.train_idx), :3, 3]
         return 1.1 * float((centres - centres.mean(0)).norm(dim=-1).max())
+
+    def view_angle(self, views: Sequence[int]) -> float | None:
+        """Degrees between neighbouring ones of `views` (photo indices), as `angle.view_angle` measures them."""
+        idx = list(views)
+        return view_angle(self.camtoworlds[idx], self.Ks[idx], [self.size(i) for i in idx], self.points)
 
     def size(self, i: int) -> tuple[int, int]:
         """(width, height) of photo i in px."""
