@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import os
+import statistics
 import traceback
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -20,7 +21,7 @@ from .lpips import lpips_scores
 from .memory import PeakMemory
 from .metrics import quality_as
 from .page import png
-from .protocol import WARM_UP_STEPS, Contender, Protocol, is_mark, passed_mark
+from .protocol import MEMORY_RUNS, WARM_UP_STEPS, Contender, Protocol, is_mark, passed_mark
 from .store import CellFile, Point
 
 
@@ -89,9 +90,7 @@ class Lane:
             self.file.append("cell", **self.header, load=load_average())
         try:
             self._throw_away_steps()
-            with PeakMemory(self.start.gaussians.means.device) as peak:
-                self._throw_away_steps()
-            self.memory = peak.bytes
+            self.memory = self._measure_memory()
             budget = self.start.protocol.budget
             self.fit = self._make_run(budget.steps if self.reference or not budget.reference else None, resume)
         except (SaveError, CheckpointError):
@@ -103,6 +102,15 @@ class Lane:
             self.file.append("rewind", step=self.fit.step, machine=self.header["machine"], commit=self.header["commit"], load=load_average())
         self._update()
         self.status = "running"
+
+    def _measure_memory(self) -> int | None:
+        """Median over several goes: on a CPU one alone is off by up to a third, for freed memory is or is not at hand again."""
+        peaks = []
+        for _ in range(MEMORY_RUNS):
+            with PeakMemory(self.start.gaussians.means.device) as peak:
+                self._throw_away_steps()
+            peaks.append(peak.bytes)
+        return None if None in peaks else int(statistics.median(peaks))
 
     def _throw_away_steps(self) -> None:
         run = self._make_run(WARM_UP_STEPS)

@@ -28,6 +28,7 @@ from ..optimizers import UpdateRule, make_optimizer
 
 FORMAT = 1
 SLICE_SECONDS = 1.0  # How long one optimizer runs before the next gets its turn: shorter than what neighbours on a machine usually do.
+MEMORY_RUNS = 5  # Of the warm-up, whose median peak is the memory of a cell.
 WARM_UP_STEPS = 2  # Made and thrown away before the clock starts: first calls import, allocate and start threads.
 LATER_FIELDS = {"metrics": "ours", "suite": None, "size": None, "index": None}
 
