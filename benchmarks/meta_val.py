@@ -3,14 +3,16 @@
     python benchmarks/meta_val.py --weights runs/a/theta.safetensors [--scenes DIR ...] [--steps 1000] [--seeds 0 1]
     python benchmarks/meta_val.py --weights src/learn2splat/weights/default.safetensors --pull-age 1e9 --trust-age 1e9    # other late steps
 
-Prints the differences in dB; exit code 1 unless the weights win in the mean at every horizon and lose at most `--tolerance` dB at the last on every
-scene. Curves of `nominal` are kept in `--cache`, because they do not change.
+Prints the differences in dB, and what became of the meta-loss where the log of the training lies beside the weights. Exit code 1 unless the weights
+win in the mean at every horizon and lose at most `--tolerance` dB at the last on every scene, and the meta-loss fell.
+Curves of `nominal` are kept in `--cache`, because they do not change.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +21,7 @@ import torch
 
 from learn2splat import fit, load_scene
 from learn2splat.gaussians import init_from_points
+from learn2splat.meta.train import LOG
 from learn2splat.optimizers import make_optimizer
 
 MARKS = (10, 30, 100, 300, 1000, 2000, 4000)
@@ -52,6 +55,18 @@ def nominal_curve(path: Path, seed: int, args: argparse.Namespace) -> list[float
     return cache[key]
 
 
+def meta_loss_fell(weights: Path) -> bool:
+    """Says the mean meta-loss of the first and of the last tenth of the training; True where there is no log of one."""
+    log = weights.parent / LOG
+    if not log.exists():
+        return True
+    losses = [loss for line in log.read_text().splitlines() if math.isfinite(loss := json.loads(line)["loss"])]
+    tenth = max(1, len(losses) // 10)
+    first, last = (sum(part) / tenth for part in (losses[:tenth], losses[-tenth:]))
+    print(f"meta-loss: {first:+.3f} in the first {tenth} of {len(losses)} meta-steps, {last:+.3f} in the last")
+    return last < first
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", type=Path, help="without: only measure nominal")
@@ -82,7 +97,7 @@ def main() -> int:
     if not rows:
         return 0
     mean = [sum(column) / len(rows) for column in zip(*rows)]
-    passed = all(x > 0 for x in mean) and all(row[-1] >= -args.tolerance for row in rows)
+    passed = meta_loss_fell(args.weights) and all(x > 0 for x in mean) and all(row[-1] >= -args.tolerance for row in rows)
     print(f"{'mean':12}         " + "  ".join(f"{x:+.2f}" for x in mean) + ("   PASSED" if passed else "   FAILED"))
     return 0 if passed else 1
 

@@ -30,11 +30,11 @@ def test_a_stopped_ablation_goes_on_and_does_nothing_twice(tiny, photos, tmp_pat
     options = {"data": [], "meta_steps": 6, "steps": 10, "seeds": 1, "max_points": 20, "say": said.append}
     two["one"] = two["two"] = replace(tiny, procedural_share=1.0, procedural_pool=1)
     stopped = ablate(tmp_path, [scene], should_stop=lambda: next(calls), **options)
-    assert [outcome.variant for outcome in stopped] == ["one"] and said == ["one, seed 0", "two, seed 0"]
+    assert [outcome.variant for outcome in stopped] == ["nominal", "one"] and said == ["nominal, seed 0", "one, seed 0", "two, seed 0"]
     outcomes = ablate(tmp_path, [scene], **options)
-    assert said[2:] == ["two, seed 0"]
-    assert [outcome.variant for outcome in outcomes] == ["one", "two"] and outcomes[0] == stopped[0]
-    assert outcomes[0].psnr == outcomes[1].psnr and len(outcomes[0].psnr) == 2  # the same configuration and seed
+    assert said[3:] == ["two, seed 0"]
+    assert [outcome.variant for outcome in outcomes] == ["nominal", "one", "two"] and outcomes[:2] == stopped
+    assert outcomes[1].psnr == outcomes[2].psnr != outcomes[0].psnr and len(outcomes[0].psnr) == 2  # the same configuration and seed
 
 
 def test_the_table_shows_peak_end_and_divergence():

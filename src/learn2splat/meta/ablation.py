@@ -24,6 +24,7 @@ from .train import MetaStep, has_save, train
 
 # Sizes with which 18 trainings take hours, not days.
 SMALL = {"long_sides": (64, 80, 96), "points": (300, 1200), "procedural_pool": 48, "max_graph": 32_000}
+UNTRAINED = "nominal"  # The row to compare with: the rule that `anchored` starts as.
 MARKS = (0, 10, 30, 100, 200, 300, 500, 700, 1000, 1500, 2000)
 
 
@@ -86,28 +87,31 @@ def ablate(
     """
     outcomes = []
     for seed in range(seeds):
-        for name, config in variants(meta_steps).items():
+        for name, config in {UNTRAINED: None, **variants(meta_steps)}.items():
             folder = out / f"{name.strip('+ ').replace(', ', '-').replace(' ', '-')}-{seed}"
             result = folder / "outcome.json"
             if not result.exists():
                 say(f"{name}, seed {seed}")
-                resume = has_save(folder)
-                ended = train(replace(config, seed=seed), folder, data=data, resume=resume, on_step=on_step, should_stop=should_stop)
-                if not ended.finished:
-                    return outcomes
-                psnr = evaluate(ended.weights, scenes, steps=steps, max_points=max_points, seed=seed)
+                weights = None
+                if config is not None:
+                    resume = has_save(folder)
+                    ended = train(replace(config, seed=seed), folder, data=data, resume=resume, on_step=on_step, should_stop=should_stop)
+                    if not ended.finished:
+                        return outcomes
+                    weights = ended.weights
+                psnr = evaluate(weights, scenes, steps=steps, max_points=max_points, seed=seed)
                 atomic_write(result, to_json(asdict(Outcome(name, seed, psnr))))
             stored = json.loads(result.read_text())
             outcomes.append(Outcome(stored["variant"], stored["seed"], tuple(stored["psnr"])))
     return outcomes
 
 
-def evaluate(weights: Path, scenes: Iterable[Scene], *, steps: int, max_points: int, seed: int) -> tuple[float | None, ...]:
-    """Mean over scenes of the held-out PSNR at `MARKS` up to `steps`."""
+def evaluate(weights: Path | None, scenes: Iterable[Scene], *, steps: int, max_points: int, seed: int) -> tuple[float | None, ...]:
+    """Mean over scenes of the held-out PSNR at `MARKS` up to `steps`; of the untrained rule without `weights`."""
     curves = []
     for scene in scenes:
         start = init_from_points(scene.points, scene.colors, max_points=max_points, generator=torch.Generator().manual_seed(seed))
-        result = fit(scene, start, make_optimizer("learned", weights=weights), steps=steps, seed=seed, eval_at=MARKS)
+        result = fit(scene, start, make_optimizer("learned", weights=weights) if weights else UNTRAINED, steps=steps, seed=seed, eval_at=MARKS)
         values = {point.step: point.psnr for point in result.curve}
         curves.append([None if result.diverged and mark > result.steps else values.get(mark) for mark in MARKS if mark <= steps])
     return tuple(None if None in column else statistics.mean(column) for column in zip(*curves))
