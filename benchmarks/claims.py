@@ -2,6 +2,7 @@
 
     python benchmarks/claims.py --workers 2                        # everything that is not in --out yet; hours on two cores
     python benchmarks/claims.py --only equal-time --seeds 1        # one part; the others are shown as far as they were measured before
+    python benchmarks/claims.py --only views-2 size-512px          # some of the benches of parts that have several
     python benchmarks/claims.py --only none                        # the table of what is stored
 
 Scenes: those of role `val` in SOURCES.md, never trained on. Every part is a `bench` of its own (results in --out, so it stops and goes on like one):
@@ -38,7 +39,7 @@ from learn2splat.optimizers.weights import packaged_weights
 from learn2splat.scenes import Scene
 
 ADAMS = ("adam", "adam-tuned", "adam-gsplat", "adam-auto")
-ALL = (*ADAMS, "nominal", "learned")
+ALL, RIVALS = (*ADAMS, "nominal", "learned"), (*ADAMS, "learned")
 BASE, SHORT = Protocol(), Protocol(budget=Budget(reference="adam", steps=300))
 MAX_WEIGHTS = 4e6  # bytes
 LONG_SCENES = 2  # so many of the scenes are run for 20 000 steps
@@ -55,21 +56,31 @@ class Part:
     scenes: int | None = None
     points: int | None = None
 
+    @property
+    def key(self) -> str:
+        """What `--only` calls this one bench."""
+        protocol = self.protocol
+        if self.name == "views":
+            return f"views-{protocol.views_per_step}"
+        if self.name == "size":
+            return f"size-{self.points or ('full' if protocol.long_side is None else f'{protocol.long_side}px')}"
+        return f"long-{protocol.budget.steps}" if self.name == "long" else self.name
+
 
 PARTS = (
     Part("equal-time", BASE, seeds=3),
-    Part("sparse", replace(BASE, context_views=8)),
-    Part("views", replace(SHORT, views_per_step=2)),
-    Part("views", replace(SHORT, views_per_step=4)),
-    Part("views", replace(SHORT, views_per_step=16)),
-    Part("size", replace(SHORT, long_side=512)),
-    Part("size", replace(SHORT, long_side=None)),
-    Part("size", replace(SHORT, max_points=10_000), points=10_000),
-    Part("size", replace(SHORT, max_points=50_000), points=50_000),
+    Part("sparse", replace(BASE, context_views=8), RIVALS),
+    Part("views", replace(SHORT, views_per_step=2), RIVALS),
+    Part("views", replace(SHORT, views_per_step=4), RIVALS),
+    Part("views", replace(SHORT, views_per_step=16), RIVALS),
+    Part("size", replace(SHORT, long_side=512), RIVALS),
+    Part("size", replace(SHORT, long_side=None), RIVALS),
+    Part("size", replace(SHORT, max_points=10_000), RIVALS, points=10_000),
+    Part("size", replace(SHORT, max_points=50_000), RIVALS, points=50_000),
     Part("long", replace(BASE, budget=Budget(steps=4000)), ("learned",)),
     Part("long", replace(BASE, budget=Budget(steps=20_000)), ("learned",), scenes=LONG_SCENES),
 )
-NAMES = tuple(dict.fromkeys(part.name for part in PARTS))
+NAMES = tuple(dict.fromkeys(name for part in PARTS for name in (part.name, part.key)))
 Cells = dict[tuple[str, int], dict[str, Cell]]  # (scene, seed) -> label -> finished cell; complete ones only
 
 
@@ -227,17 +238,17 @@ def table(out: Path) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("out/claims"))
-    parser.add_argument("--only", nargs="+", choices=[*NAMES, "none"], default=list(NAMES))
+    parser.add_argument("--only", nargs="+", choices=[*NAMES, "none"], default=list(NAMES), metavar="PART", help=f"of {', '.join(NAMES)}; or none")
     parser.add_argument("--seeds", type=int, help="at most so many seeds")
     parser.add_argument("--workers", type=int, default=1, help="scenes and seeds at a time, each with its share of the cores")
     parser.add_argument("--scenes-root", type=Path, default=Path(__file__).parents[2] / "shared" / "scenes")
     args = parser.parse_args()
     names = [name for name, role in sorted(roles(args.scenes_root).items()) if role == "val"]
     for part in PARTS:
-        if part.name in args.only:
+        if part.name in args.only or part.key in args.only:
             seeds = part.seeds if args.seeds is None else min(part.seeds, args.seeds)
             sources = [SceneSource(name, partial(load, args.scenes_root / name, part)) for name in names[: part.scenes]]
-            print(f"{part.name} {part.protocol.key}", file=sys.stderr, flush=True)
+            print(f"{part.key} {part.protocol.key}", file=sys.stderr, flush=True)
             command = ("python", *sys.argv)
             tasks = make_tasks(sources, seeds, optimizers=part.optimizers, protocol=part.protocol, out=args.out.resolve(), command=command)
             run_in_processes(tasks, args.workers, on_progress=_show)

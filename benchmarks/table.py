@@ -3,8 +3,8 @@
     python benchmarks/claims.py --only equal-time --seeds 1        # adam's time for 1000 steps, into out/claims
     python benchmarks/table.py out/claims [--dry]
 
-Per comparison found in the folders: what it is, PSNR by scene and by step, machine and command. Last comes the table of `claims.py`, if its folder is
-among them. The scenes are for development (role `val`); nothing here looks at the ones kept for final claims.
+Per comparison found in the folders: what it is, PSNR by scene and by step, machine and command. Of the folder of `claims.py` the comparison at equal
+time is shown, and last its own table. The scenes are for development (role `val`); nothing here looks at the ones kept for final claims.
 """
 
 from __future__ import annotations
@@ -32,12 +32,21 @@ def section(c: Comparison) -> str:
     return f"**{_title(c)}.** {headline(c)}\n\n{scenes_table(c).markdown()}\n\n{steps_table(c).markdown()}\n\n{told}."
 
 
+def _is_equal_time(c: Comparison) -> bool:
+    return next(iter(c.cells.values())).path.parents[2].name == claims.BASE.key
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", type=Path, nargs="+", help="what bench wrote")
     parser.add_argument("--dry", action="store_true", help="print the text, leave README.md as it is")
     args = parser.parse_args()
-    parts = [section(c) for folder in args.folders for c in comparisons(read_cells(folder)) if c.complete() and len(c.labels) > 1]
+    parts = [
+        section(c)
+        for folder in args.folders
+        for c in comparisons(read_cells(folder))
+        if c.complete() and len(c.labels) > 1 and (folder.name != CLAIMS_FOLDER or _is_equal_time(c))
+    ]
     parts += [f"**What the packaged weights must show** (`python benchmarks/claims.py`):\n\n{claims.table(folder)}"
               for folder in args.folders if folder.name == CLAIMS_FOLDER]  # fmt: skip
     text = "\n\n".join(parts)
