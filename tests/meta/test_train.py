@@ -111,7 +111,7 @@ def test_it_learns(tiny, photos, tmp_path, monkeypatch):
     slow = replace(best, **{name: 0.2 * getattr(best, name) for name in FIELDS})
     rule = AnchoredConfig(width=tiny.width, blocks=tiny.blocks, nominal=slow)
     monkeypatch.setattr(sys.modules["learn2splat.meta.train"], "make_rule", lambda config: Anchored(rule, seed=config.seed))
-    config = replace(tiny, meta_steps=24, scenes_per_step=1, unroll=(6, 8), buffer=2, sparse_share=0.0, lr=2e-2, advantage=True, settle=0)
+    config = replace(tiny, meta_steps=24, scenes_per_step=1, unroll=(6, 8), buffer=2, sparse_share=0.0, lr=2e-2, advantage=True)
     reports = []
     train(config, tmp_path, data=[photos], on_step=reports.append)
     assert reports[0].loss == pytest.approx(0, abs=1e-4)  # the reference takes native steps, which round differently

@@ -67,8 +67,6 @@ class Train(Command):
     """Horizon: measure losses by what the nominal rule reaches from the same state, instead of by the piece's own gain."""
     no_intermediate: Flag = False
     """Ablation: horizon with the loss at the end alone."""
-    no_settle: Flag = False
-    """Ablation: horizon with the loss where a piece ends, not after some steps of the nominal rule."""
     no_delta_loss: Flag = False
     """Ablation: greedy without delta loss."""
     no_stability_loss: Flag = False
@@ -131,10 +129,10 @@ class Train(Command):
         without = {
             "buffer": self.no_buffer, "rollout": self.no_rollout, "log_ages": self.no_log_ages,
             "intermediate": self.no_intermediate, "delta_weight": self.no_delta_loss, "stability_weight": self.no_stability_loss, "ema": self.no_ema,
-            "magnitude": self.no_magnitude, "settle": self.no_settle,
+            "magnitude": self.no_magnitude,
         }  # fmt: skip
         changes = {name: value for name, value in given.items() if value is not None}
-        changes |= {"advantage": True, "settle": 0} if self.advantage else {}
+        changes |= {"advantage": True} if self.advantage else {}
         changes |= {name: type(getattr(config, name))(0) for name, left_out in without.items() if left_out}
         return replace(config, seed=self.seed, **changes)
 

@@ -64,7 +64,6 @@ class MetaConfig:
     advantage: bool = False  # Horizon: the loss relative to what `nominal` reaches from the same state, else to the piece's own gain.
     advantage_floor: float = 0.01  # Of the loss at the start: below it gains are noise.
     intermediate: float = 0.3  # Horizon: weight of the same loss after a log-uniformly drawn step of the unroll; 0: at the end only.
-    settle: int = 64  # Horizon: at most so many steps of `nominal`, and a quarter of the age, lead on before the loss at the end is taken.
     step_decay: float = 0.9  # Greedy: weight of the loss i steps before the last is this to the power i.
     delta_weight: float = 0.0  # Greedy: delta loss, ...
     delta_from: int = 100  # ... from this meta-step.
@@ -91,10 +90,8 @@ class MetaConfig:
         for name in ("sparse_share", "procedural_share", "resume_probability", "insert_probability", "return_probability", "ssim_weight", "warmup"):
             if not 0 <= getattr(self, name) <= 1:
                 raise OptionError(f"{name} must be within [0, 1], got {getattr(self, name)}")
-        if not self.lr > 0 or not self.clip > 0 or not 0 <= self.ema < 1 or min(self.buffer, self.rollout, self.imitation, self.settle) < 0:
-            raise OptionError(f"lr and clip must be above 0, ema within [0, 1), buffer, rollout, imitation and settle 0 or more, got {self}")
-        if self.advantage and self.settle:
-            raise OptionError("a loss relative to nominal's is taken where the piece ends: give settle 0 with advantage")
+        if not self.lr > 0 or not self.clip > 0 or not 0 <= self.ema < 1 or min(self.buffer, self.rollout, self.imitation) < 0:
+            raise OptionError(f"lr and clip must be above 0, ema within [0, 1), buffer, rollout and imitation 0 or more, got {self}")
         if self.architecture == "g3r" and (self.scheme != "greedy" or self.buffer or self.delta_weight or self.stability_weight):
             raise OptionError("the baseline g3r is trained greedily over a fixed horizon, without buffer, delta and stability loss: use its preset")
 

@@ -129,31 +129,13 @@ def _horizon(
         if not math.isfinite(inner):
             return None
         if i in marks:
-            reached = gaussians if i < steps else _settled(rule, replace(episode, gaussians=gaussians, state=state), scene, config, dice)
-            if reached is None:
-                return None
-            loss = meta_loss(scene, reached, judged, config)
+            loss = meta_loss(scene, gaussians, judged, config)
             reference = references[i] if config.advantage else start
             gain = abs(start - (reference if config.advantage else float(loss.detach())))
             unit = gain + config.advantage_floor * start
             total = total + marks[i] * compressed((loss - reference) / unit)
             ratio = float(loss.detach()) / reference
     return Unrolled(total, _ended(episode, gaussians, state), steps, ratio)
-
-
-def _settled(rule: UpdateRule, episode: Episode, scene: Scene, config: MetaConfig, dice: Dice) -> Gaussians | None:
-    """Where `nominal` leads from the end of a piece, with the same graph: what is noise by then has gone, what was progress has stayed.
-
-    Without it a step that only takes noise away looks as good as one that gets somewhere, and late gains come out too small.
-    """
-    bound = min(config.settle, episode.age // 4)
-    count = dice.integer(0, bound) if bound else 0
-    nominal, state = nominal_of(rule, episode)
-    start = episode.gaussians.detach()
-    led = roll_out(nominal, replace(episode, gaussians=start, state=state), scene, count, dice)
-    if led is None:
-        return None
-    return episode.gaussians.zip_map(lambda end, moved: end + moved, led.gaussians.zip_map(lambda now, before: now - before, start))
 
 
 @torch.no_grad()

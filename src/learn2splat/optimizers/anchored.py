@@ -88,7 +88,7 @@ class AnchoredConfig:
     magnitude: bool = True  # Whether there is a magnitude path.
     max_log_growth: float = 2.0  # Gains stay below exp of this: 7.4.
     max_log_shrink: float = 5.0  # Gains stay above exp of minus this: 0.0067.
-    max_correction: float = 2.0  # In units of the direction, whose bound is 5.
+    max_correction: float = 5.0  # In units of the direction, whose bound is 5 too.
     trained_age: float = 1e9  # Steps: a Gaussian that was seen more often takes its steps times trained_age / count.
     pull_age: float = 1e9  # Steps: coefficients of `PULLS` are divided by 1 + count / pull_age, so that in the end the gradient alone decides.
     trust_age: float = 1e9  # Steps: of a Gaussian that was seen so often the network decides by half where views are many and close (`trust`).
