@@ -60,3 +60,9 @@ def test_a_denser_start_lies_between_points(claims, tmp_path):
     assert len(more.points) == len(more.colors) == 3 * len(scene.points) and torch.equal(more.points[: len(scene.points)], scene.points)
     assert (more.points >= scene.points.amin(0) - 1e-6).all() and (more.points <= scene.points.amax(0) + 1e-6).all()
     assert claims.denser(scene, 1) is scene
+
+
+def test_a_claim_measured_on_some_scenes_only_is_not_met(claims):
+    some, all_ = ({"a": 0.0}, {"a": 0.0, "b": 0.0})
+    assert not claims.Claim("x", 0.05, some, at_most=True, scenes=2).met and "partly" in claims.Claim("x", 0.05, some, at_most=True, scenes=2).row()
+    assert claims.Claim("x", 0.05, all_, at_most=True, scenes=2).met
