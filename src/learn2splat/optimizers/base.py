@@ -24,7 +24,7 @@ class Task:
     views_per_step: int = 8  # Views whose losses are summed in one inner step.
     steps: int | None = None  # Horizon for schedules; None: open-ended.
     num_views: int | None = None  # Different views that the steps draw from; None: unknown, taken as many.
-    view_angle: float | None = None  # Degrees between neighbouring views (`scenes.view_angle`); None: unknown, taken as few.
+    view_angle: float | None = None  # Degrees between neighbouring views (`scenes.view_angle`); None: unknown, taken as close.
 
     def __post_init__(self) -> None:
         known = (self.num_views is None or self.num_views >= 1) and (self.view_angle is None or self.view_angle >= 0)
