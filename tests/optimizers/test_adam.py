@@ -98,7 +98,7 @@ def test_adam_gsplat_beyond_ten_views_has_no_momentum():
     assert_same(ours("adam-gsplat", Task(views_per_step=16, steps=STEPS)), expected)
 
 
-def test_adam_auto_does_not_decay_the_means():
+def test_adam_auto_decays_the_means_to_its_own_share():
     config = make_optimizer("adam-auto").config
     rates = {name: getattr(config, name) for name in FIELDS}
     rates["means"] *= SCENE_SCALE

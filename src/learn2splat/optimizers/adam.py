@@ -53,9 +53,16 @@ class AdamConfig:
 # METHOD.md section 5: "all x5, means not decayed, beta1 0.99".
 TUNED = replace(AdamConfig().scaled(5.0), means_final=1.0, beta1=0.99)
 GSPLAT = AdamConfig(batch_scaling=True)
-# The best of a random search at 300 steps (NOTES.md section 2, point 1): factors on the rates of METHOD.md section 5.
+# Setting 56 of `benchmarks/search_rates.py`: the best mean over 300 and 1000 steps of those run at both (training/rates.jsonl).
 AUTO = AdamConfig(
-    means=19 * 1.6e-4, quats=2.2 * 1e-3, log_scales=6 * 5e-3, logit_opacities=0.67 * 5e-2, sh0=4.9 * 2.5e-3, shN=1.6 * 1.25e-4, means_final=1.0
+    means=4.226e-3,
+    quats=5.24e-4,
+    log_scales=0.0712,
+    logit_opacities=0.0932,
+    sh0=9.666e-3,
+    shN=1.013e-4,
+    means_final=0.2366,
+    beta2=0.995,
 )
 
 
