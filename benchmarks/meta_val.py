@@ -56,14 +56,17 @@ def nominal_curve(path: Path, seed: int, args: argparse.Namespace) -> list[float
 
 
 def meta_loss_fell(weights: Path) -> bool:
-    """Says the mean meta-loss of the first and of the last tenth of the training; True where there is no log of one."""
+    """Says which share of the meta-loss pieces from new starts leave, in the first and in the last third of them; True where there is no log.
+
+    Only those are comparable over a training: the better the weights, the less is left to gain where stored episodes go on."""
     log = weights.parent / LOG
     if not log.exists():
         return True
-    losses = [loss for line in log.read_text().splitlines() if math.isfinite(loss := json.loads(line)["loss"])]
-    tenth = max(1, len(losses) // 10)
-    first, last = (sum(part) / tenth for part in (losses[:tenth], losses[-tenth:]))
-    print(f"meta-loss: {first:+.3f} in the first {tenth} of {len(losses)} meta-steps, {last:+.3f} in the last")
+    rows = [json.loads(line) for line in log.read_text().splitlines()]
+    shares = [row["ratio"] for row in rows if not any(row["ages"]) and math.isfinite(row["ratio"])]
+    third = max(1, len(shares) // 3)
+    first, last = (sum(part) / third for part in (shares[:third], shares[-third:]))
+    print(f"share of the meta-loss that a piece from a new start leaves: {first:.3f} in the first {third} of {len(shares)}, {last:.3f} in the last")
     return last < first
 
 
