@@ -73,3 +73,14 @@ def test_many_views_and_points_are_sampled():
     """1000 views of 5000 points: a fraction of them decides, and the answer is that of the whole ring."""
     points = torch.rand(5000, 3, generator=torch.Generator().manual_seed(0)) - 0.5
     assert angle(ring([0.36 * i for i in range(1000)]), points) == pytest.approx(0.36, rel=0.03)
+
+
+def test_seen_points_against_a_plain_projection():
+    scene = make_procedural_scene(4, num_views=4, width=64, height=48, num_points=150)
+    homogeneous = torch.cat([scene.points.double(), torch.ones(len(scene.points), 1, dtype=torch.float64)], dim=1)
+    expected = torch.zeros(len(scene.points), dtype=torch.bool)
+    for view in (0, 2):
+        x, y, z = scene.Ks[view].double() @ (scene.viewmats[view].double() @ homogeneous.T)[:3]
+        expected |= (z > 0) & (x / z >= 0) & (x / z < 64) & (y / z >= 0) & (y / z < 48)
+    assert 0 < int(expected.sum()) < len(expected)
+    assert torch.equal(scene.seen_points([0, 2]), expected)

@@ -217,12 +217,7 @@ def _sparse(scene: Scene, config: MetaConfig, dice: Dice) -> tuple[tuple[int, ..
     window = nearest[: count + min(MAX_SPARSE_TARGETS, len(scene) - count)]
     targets = dice.sample(window, len(window) - count)
     context = tuple(view for view in window if view not in targets)
-    seen = torch.zeros(len(scene.points), dtype=torch.bool)
-    for view in context:
-        width, height = scene.size(view)
-        p_cam = scene.points @ scene.viewmats[view, :3, :3].T + scene.viewmats[view, :3, 3]
-        uv = (p_cam @ scene.Ks[view].T)[:, :2] / p_cam[:, 2:].clamp_min(1e-6)
-        seen |= (p_cam[:, 2] > 0.01) & (uv >= 0).all(1) & (uv[:, 0] < width) & (uv[:, 1] < height)
+    seen = scene.seen_points(context)
     if int(seen.sum()) < MIN_SPARSE_POINTS:
         return None
     points = scene.points[seen]

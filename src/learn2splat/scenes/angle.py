@@ -27,13 +27,9 @@ def view_angle(camtoworlds: Tensor, Ks: Tensor, sizes: Sequence[tuple[int, int]]
         None where no view sees a point.
     """
     points = points[_evenly(len(points), MAX_POINTS)].double()
-    camtoworlds, Ks = camtoworlds.double(), Ks.double()
-    away = points - camtoworlds[:, None, :3, 3]  # (M, P, 3)
-    p_cam = away @ camtoworlds[:, :3, :3]
-    uv = (p_cam @ Ks.mT)[..., :2] / p_cam[..., 2:].clamp_min(1e-9)
-    inside = (uv >= 0) & (uv < torch.tensor(sizes, dtype=torch.float64).view(-1, 1, 2))
-    seen = (p_cam[..., 2] > 1e-6) & inside.all(2)
-    rays = F.normalize(away, dim=2)
+    camtoworlds = camtoworlds.double()
+    seen = seen_points(camtoworlds, Ks, sizes, points)
+    rays = F.normalize(points - camtoworlds[:, None, :3, 3], dim=2)  # (M, P, 3)
     angles = []
     for view in _evenly(len(rays), MAX_VIEWS).tolist():
         mine = seen[view]
@@ -43,6 +39,15 @@ def view_angle(camtoworlds: Tensor, Ks: Tensor, sizes: Sequence[tuple[int, int]]
         angles.append(cosines.masked_fill(~others, -1.0).amax(0).clamp(-1.0, 1.0).acos())
     every = torch.cat(angles) if angles else points.new_zeros(0)
     return float(every.median().rad2deg()) if len(every) else None
+
+
+def seen_points(camtoworlds: Tensor, Ks: Tensor, sizes: Sequence[tuple[int, int]], points: Tensor) -> Tensor:
+    """(M, P) bool: which points lie in front of a view and inside of its photo; nothing hides them. Arguments as those of `view_angle`."""
+    camtoworlds, Ks, points = camtoworlds.double(), Ks.double(), points.double()
+    p_cam = (points - camtoworlds[:, None, :3, 3]) @ camtoworlds[:, :3, :3]
+    uv = (p_cam @ Ks.mT)[..., :2] / p_cam[..., 2:].clamp_min(1e-9)
+    inside = (uv >= 0) & (uv < torch.tensor(sizes, dtype=torch.float64).view(-1, 1, 2))
+    return (p_cam[..., 2] > 1e-6) & inside.all(2)
 
 
 def _evenly(count: int, most: int) -> Tensor:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .angle import view_angle
+from .angle import seen_points, view_angle
 
 
 @dataclass(frozen=True)
@@ -108,6 +108,11 @@ class Scene:
         """Degrees between neighbouring ones of `views` (photo indices), as `angle.view_angle` measures them."""
         idx = list(views)
         return view_angle(self.camtoworlds[idx], self.Ks[idx], [self.size(i) for i in idx], self.points)
+
+    def seen_points(self, views: Sequence[int]) -> Tensor:
+        """(P,) bool: the points that lie inside of at least one of the photos `views`."""
+        idx = list(views)
+        return seen_points(self.camtoworlds[idx], self.Ks[idx], [self.size(i) for i in idx], self.points).any(0)
 
     def size(self, i: int) -> tuple[int, int]:
         """(width, height) of photo i in px."""
