@@ -18,7 +18,7 @@ from learn2splat import errors
 from learn2splat.cli import main
 from learn2splat.cli.train import Board
 from learn2splat.gaussians.record import FIELDS
-from learn2splat.meta import MetaConfig, MetaStep, train, with_architecture
+from learn2splat.meta import PRESETS, MetaConfig, MetaStep, train, with_architecture
 from learn2splat.meta import resume as saved
 from learn2splat.meta.train import learning_rate
 from learn2splat.optimizers import make_optimizer
@@ -29,7 +29,7 @@ from learn2splat.optimizers.weights import weights_info
 SCRIPT = f"""
 import sys, torch
 from pathlib import Path
-from learn2splat.meta import MetaConfig, train
+from learn2splat.meta import PRESETS, MetaConfig, train
 torch.set_num_threads(1)
 def on_step(report):
     print(report.step, flush=True)
@@ -182,8 +182,10 @@ def test_scalars_reach_tensorboard(tmp_path):
 
 
 def test_the_paper_network_learns_to_imitate_first(photos, tmp_path):
-    """The error of its updates, relative to those of nominal, is 1 at the start; 100 updates of the weights take a sixth off it."""
-    config = with_architecture(MetaConfig(**{**TINY, "meta_steps": 100}), "paper")
+    """The error of its updates, relative to those of nominal, is 1 at the start; 150 updates of the weights take a sixth off it.
+
+    At the learning rate of the preset: at three times as much (that of TINY) the ReLU of the length dies within ten updates on some CPUs."""
+    config = with_architecture(MetaConfig(**{**TINY, "meta_steps": 150, "lr": PRESETS["cpu"].lr}), "paper")
     assert (config.width, config.blocks, config.imitation) == (96, 2, 200)
     train(replace(config, width=32, blocks=1), tmp_path, data=[photos])
     ratios = [json.loads(line)["ratio"] for line in (tmp_path / "log.jsonl").read_text().splitlines()]
