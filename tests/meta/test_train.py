@@ -29,7 +29,7 @@ from learn2splat.optimizers.weights import weights_info
 SCRIPT = f"""
 import sys, torch
 from pathlib import Path
-from learn2splat.meta import PRESETS, MetaConfig, train
+from learn2splat.meta import MetaConfig, train
 torch.set_num_threads(1)
 def on_step(report):
     print(report.step, flush=True)
