@@ -274,7 +274,7 @@ L2S_INLINE vec_f squash(vec_f x, float low, float high) {
     return limit * vtanh(x / limit);
 }
 
-// delta (PARAMS rows) = (direction + correction) * size * gain, from the outputs of the network at j.
+// delta (PARAMS rows) = (direction + correction) * size * gain + decay, from the outputs of the network at j.
 L2S_INLINE void make_delta(const UpdateArgs &a, const AnchoredArgs &net, const Lanes &lanes, int64_t block, const float *params, const float *outputs, float *delta) {
     const float *direction = net.direction + block * PARAMS * BLOCK, *raw = net.raw + block * PARAMS * BLOCK, *slow = net.vectors + block * 3 * CORE * BLOCK;
     const float *near_direction = slow + CORE * BLOCK, *near_offset = near_direction + CORE * BLOCK, *magnitude = net.gains + block * GROUPS * BLOCK;
@@ -296,9 +296,10 @@ L2S_INLINE void make_delta(const UpdateArgs &a, const AnchoredArgs &net, const L
         }
         const float *scales = params + STARTS[2] * BLOCK + j;
         const vec_f mean_scale = (load(scales) + load(scales + BLOCK) + load(scales + 2 * BLOCK)) * (1.0f / 3);
-        const auto finish = [&](int c, int group, vec_f x) __attribute__((always_inline)) {
+        const vec_f rounding = fade * net.decay_anisotropy, dulling = fade * net.decay_shN;
+        const auto finish = [&](int c, int group, vec_f x, vec_f decay) __attribute__((always_inline)) {
             const vec_f correction = bound * vtanh(x * inverse_bound);
-            store<float>(delta + c * BLOCK + j, (load(direction + c * BLOCK + j) + correction) * sizes[group]);
+            store<float>(delta + c * BLOCK + j, (load(direction + c * BLOCK + j) + correction) * sizes[group] + decay);
         };
         for (int group = 0; group < GROUPS - 1; ++group) {
             const int near = group == 0 ? 0 : group - 1;  // quats, group 1, read no neighbours
@@ -308,11 +309,11 @@ L2S_INLINE void make_delta(const UpdateArgs &a, const AnchoredArgs &net, const L
                 if (group != 1) x += load(near_direction + at) * coefficient(17 + near) + load(near_offset + at) * pull(21 + near);
                 if (group == 2) x += pull(25) + (load(params + at) - mean_scale) * pull(27);
                 if (group == 3) x += pull(26);
-                finish(c, group, x);
+                finish(c, group, x, group == 2 ? (load(params + at) - mean_scale) * rounding : vec_f{});
             }
         }
         const vec_f c0 = coefficient(0), c1 = coefficient(1);
-        for (int c = CORE; c < PARAMS; ++c) finish(c, GROUPS - 1, load(raw + c * BLOCK + j) * c0 + load(direction + c * BLOCK + j) * c1);
+        for (int c = CORE; c < PARAMS; ++c) finish(c, GROUPS - 1, load(raw + c * BLOCK + j) * c0 + load(direction + c * BLOCK + j) * c1, load(params + c * BLOCK + j) * dulling);
     }
 }
 

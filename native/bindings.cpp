@@ -197,7 +197,8 @@ void nominal_step(Flats<const float> params, Flats<const float> grads, Flats<con
 }
 
 // sizes: width, latent, layers, heads, head_dim, hidden, neighbours; bounds: max_log_growth, max_log_shrink, max_correction, trained_age, pull_age,
-// trust_age, plenty, scarcity, wideness; memory: latent, slow, running, seen_rate, of the state; weights: in the order of AnchoredNetwork.parameters().
+// trust_age, plenty, scarcity, wideness, decay_anisotropy, decay_shN; memory: latent, slow, running, seen_rate, of the state; weights: in the order of
+// AnchoredNetwork.parameters().
 void anchored_step(Flats<const float> params, Flats<const float> grads, Flats<const float> old, Array<const int32_t, -1> count, Flats<float> new_params,
                    Flats<float> new_moments, Array<int32_t, -1> new_count, std::vector<double> constants, std::vector<int> sizes, std::vector<double> bounds,
                    Array<const int32_t, -1> read, Array<const int32_t, -1> noise, Array<const float, -1> weights, int step,
@@ -206,12 +207,12 @@ void anchored_step(Flats<const float> params, Flats<const float> grads, Flats<co
     auto a = update_args(params, grads, old, count, new_params, new_moments, new_count, constants);
     l2s::AnchoredArgs net{};
     const size_t N = size_t(a.N);
-    check(sizes.size() == 7 && bounds.size() == 9, "configuration");
+    check(sizes.size() == 7 && bounds.size() == 11, "configuration");
     for (const int size : {sizes[0], sizes[1], sizes[2] + 1, sizes[3], sizes[4], sizes[5], sizes[6]}) check(size > 0 && size < (1 << 16), "configuration");
     net.width = sizes[0], net.latent = sizes[1], net.layers = sizes[2], net.heads = sizes[3], net.head_dim = sizes[4], net.hidden = sizes[5];
     net.max_log_growth = float(bounds[0]), net.max_log_shrink = float(bounds[1]), net.max_correction = float(bounds[2]), net.trained_age = float(bounds[3]);
     net.pull_age = float(bounds[4]), net.trust_age = float(bounds[5]), net.plenty = float(bounds[6]);
-    net.scarcity = float(bounds[7]), net.wideness = float(bounds[8]);
+    net.scarcity = float(bounds[7]), net.wideness = float(bounds[8]), net.decay_anisotropy = float(bounds[9]), net.decay_shN = float(bounds[10]);
     net.num_read = int(read.shape(0)), net.read = read.data(), net.num_noise = int(noise.shape(0)), net.noise = noise.data();
     for (const auto &rows : {read, noise})
         for (size_t i = 0; i < rows.shape(0); ++i) check(rows.data()[i] >= 0 && rows.data()[i] < l2s::FEATURES, "features");

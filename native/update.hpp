@@ -53,7 +53,7 @@ struct AnchoredArgs {
     int width, latent, layers, heads, head_dim, hidden, neighbours;  // neighbours: the Gaussian itself included
     int num_candidates, num_read, num_noise;                         // num_noise 0: no magnitude path
     const int32_t *read, *noise;  // rows of the table of features that the network and the magnitude path read
-    float max_log_growth, max_log_shrink, max_correction, trained_age, pull_age, trust_age, plenty, scarcity, wideness;
+    float max_log_growth, max_log_shrink, max_correction, trained_age, pull_age, trust_age, plenty, scarcity, wideness, decay_anisotropy, decay_shN;
     int32_t step;
     const int64_t *candidates;  // (N, num_candidates)
     const float *old_latent, *old_slow, *old_running, *old_seen_rate;

@@ -225,6 +225,23 @@ def test_late_steps_are_those_of_nominal_where_views_are_many_and_close():
     assert float((far - nominal.flatten()).abs().max()) > 1e-3
 
 
+def test_decays_round_gaussians_and_take_view_dependence_back():
+    """In closed form, and the rest of the step stays as it is; beyond trained_age the decays shrink like all steps; log-scales keep their mean."""
+    gaussians, grads = cloud(40, dtype=torch.float64), some_unseen(noise(40, seed=1, dtype=torch.float64), seed=2)
+    seen = grads.flatten().abs().sum(1) > 0
+    for trained_age, late in ((1e9, 1.0), (0.25, 0.25)):
+        config = replace(SMALL, trained_age=trained_age)
+        with_decay = trained(replace(config, decay_anisotropy=0.125, decay_shN=0.5), dtype=torch.float64)
+        mine, theirs = (run(rule, gaussians, [grads])[0] for rule in (with_decay, trained(config, dtype=torch.float64)))
+        rounder = gaussians.log_scales - gaussians.log_scales.mean(1, keepdim=True)
+        expected = theirs.map(torch.clone)
+        expected.log_scales[seen] -= late * 0.125 * rounder[seen]
+        expected.shN[seen] -= late * 0.5 * gaussians.shN[seen]
+        torch.testing.assert_close(mine.flatten(), expected.flatten(), rtol=0, atol=1e-12)
+    with pytest.raises(errors.OptionError, match="decays"):
+        AnchoredConfig(decay_shN=1.5)
+
+
 def test_unseen_gaussians_and_their_memory_stay_as_they_are():
     rule, gaussians = trained(), cloud(30)
     gaussians, state = run(rule, gaussians, [noise(30, seed=1)])

@@ -27,6 +27,7 @@ CONFIGS = {
     "alone": AnchoredConfig(width=8, neighbours=1),
     "beyond its age": AnchoredConfig(width=8, trained_age=2.0),
     "fading pulls": AnchoredConfig(width=8, pull_age=3.0),
+    "decays": AnchoredConfig(width=8, decay_anisotropy=0.3, decay_shN=0.2, trained_age=4.0),
     "little trust": AnchoredConfig(width=8, trust_age=3.0),
     "more neighbours than listed": AnchoredConfig(width=8, neighbours=20, nominal=NominalConfig(neighbours=6)),
     "no momentum": AnchoredConfig(width=8, nominal=NominalConfig(beta1=0.0, beta2=0.0)),

@@ -26,6 +26,8 @@ class MetaConfig:
     magnitude: bool = True  # Anchored: with its magnitude path, the counterpart of the paper's state scale.
     pull_age: float = 50.0  # Anchored: the age at which corrections that pull without a gradient have lost half of their strength.
     trust_age: float = 100.0  # Anchored: the age at which nominal decides by half where views are many and close.
+    decay_anisotropy: float = 0.01  # Anchored: see AnchoredConfig.
+    decay_shN: float = 0.01  # Likewise.
     seed: int = 0
     meta_steps: int = 4000
     scenes_per_step: int = 2

@@ -55,7 +55,7 @@ def anchored_step(
     sizes = [config.width, config.latent, config.blocks, config.heads, config.head_dim, config.mlp_ratio * config.width, config.neighbours]
     bounds = [
         config.max_log_growth, config.max_log_shrink, config.max_correction, config.trained_age, config.pull_age, config.trust_age,
-        plenty(state.task), scarcity(state.task.num_views), wideness(state.task.view_angle),
+        plenty(state.task), scarcity(state.task.num_views), wideness(state.task.view_angle), config.decay_anisotropy, config.decay_shN,
     ]  # fmt: skip
     _native.anchored_step(
         *arguments, sizes, bounds,

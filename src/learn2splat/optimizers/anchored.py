@@ -1,6 +1,6 @@
 """The learned rule `anchored`: the nominal rule times learned gains, plus a bounded correction.
 
-    step = size * gain * (direction + correction)
+    step = size * gain * (direction + correction) + decay
 
 `size` and `direction` are those of `nominal.py`. A small network with attention among neighbouring Gaussians and a latent state reads the features
 of `_features.py` and predicts, per Gaussian, a gain per parameter group and the coefficients of the correction:
@@ -16,6 +16,9 @@ The *magnitude path* is one linear layer from the logarithms of gradient-to-nois
 steps can shrink by themselves at the noise floor (the counterpart of the paper's state scale).
 
 What pulls without a gradient fades with the age (`pull_age`): good for the first hundred steps, it would keep a run from the best place ever after.
+What the photos do not insist on decays (`decay_anisotropy`, `decay_shN`): with each step, log-scales move towards their mean, and colours towards
+being the same from everywhere. Else a run with few, distant photos ends in needles and view-dependent colours that fit those photos alone.
+
 Where views are many and close to each other, so that what fits them is right elsewhere too, late steps are those of `nominal` (`trust`).
 Beyond the ages that meta-training shows it (`trained_age`), what the network says is a guess: there gains also shrink as one over the age.
 
@@ -92,6 +95,8 @@ class AnchoredConfig:
     trained_age: float = 1e9  # Steps: a Gaussian that was seen more often takes its steps times trained_age / count.
     pull_age: float = 1e9  # Steps: coefficients of `PULLS` are divided by 1 + count / pull_age, so that in the end the gradient alone decides.
     trust_age: float = 1e9  # Steps: of a Gaussian that was seen so often the network decides by half where views are many and close (`trust`).
+    decay_anisotropy: float = 0.0  # Share that the log-scales of a Gaussian lose with each step of their distance from their mean.
+    decay_shN: float = 0.0  # Share that shN loses with each step.
     features: tuple[str, ...] = NETWORK_FEATURES  # What the network reads; shorten it to ablate.
     nominal: NominalConfig = field(default_factory=NominalConfig)
 
@@ -103,6 +108,8 @@ class AnchoredConfig:
             raise OptionError(f"the anchored network needs positive sizes, got {self}")
         if min(self.max_log_growth, self.max_log_shrink, self.max_correction, self.trained_age, self.pull_age, self.trust_age) <= 0:
             raise OptionError(f"the bounds of the anchored rule must be above 0, got {self}")
+        if not (0 <= self.decay_anisotropy < 1 and 0 <= self.decay_shN < 1):
+            raise OptionError(f"the decays of the anchored rule must be within [0, 1), got {self}")
 
 
 class AnchoredNetwork(nn.Module):
@@ -256,9 +263,9 @@ class Anchored(UpdateRule):
         log_gains, coefficients, latent = self.network(*inputs) if theta is None else torch.func.functional_call(self.network, theta, inputs)
         believed = trust(count, state.task, config.trust_age).unsqueeze(1)
         gains = torch.exp(squash(log_gains, config.max_log_shrink, config.max_log_growth).to(flat.dtype) * believed)
-        gains = gains * (config.trained_age / count).clamp_max(1.0).unsqueeze(1)
+        late = (config.trained_age / count).clamp_max(1.0).unsqueeze(1)
         correction = make_correction(known, observed, coefficients.to(flat.dtype) * believed, config.max_correction, config.pull_age)
-        delta = (known.direction + correction) * expand_groups(take(sizes) * gains)
+        delta = (known.direction + correction) * expand_groups(take(sizes) * gains * late) + decay(known.flat, config) * late
         delta = put(torch.zeros_like(flat), delta)
 
         for name, values in {"latent": latent, "slow": known.slow, "running": observed.running, "seen_rate": known.seen_rate}.items():
@@ -279,6 +286,15 @@ class Anchored(UpdateRule):
 def trust(count: Tensor, task: Task, trust_age: float) -> Tensor:
     """The part (n,) of log-gains and coefficients that is taken: 1, and less with the age where views are many and close to each other (`plenty`)."""
     return 1 - plenty(task) * (1 - 1 / (1 + (count / trust_age).square()))
+
+
+def decay(flat: Tensor, config: AnchoredConfig) -> Tensor:
+    """What (n, 59) the parameters `flat` lose with a step, whatever their gradients are."""
+    log_scales, sh = flat[:, COLUMNS["log_scales"]], flat[:, COLUMNS["shN"]]
+    anisotropy = log_scales - log_scales.mean(1, keepdim=True)
+    before, between = COLUMNS["log_scales"].start, COLUMNS["shN"].start - COLUMNS["log_scales"].stop
+    parts = [flat.new_zeros(len(flat), before), config.decay_anisotropy * anisotropy, flat.new_zeros(len(flat), between), config.decay_shN * sh]
+    return torch.cat(parts, dim=1)
 
 
 def squash(x: Tensor, low: float, high: float) -> Tensor:
