@@ -296,7 +296,7 @@ L2S_INLINE void make_delta(const UpdateArgs &a, const AnchoredArgs &net, const L
         }
         const float *scales = params + STARTS[2] * BLOCK + j;
         const vec_f mean_scale = (load(scales) + load(scales + BLOCK) + load(scales + 2 * BLOCK)) * (1.0f / 3);
-        const vec_f rounding = fade * net.decay_anisotropy, dulling = fade * net.decay_shN;
+        const vec_f scarce = fade * (1.0f - net.plenty), rounding = scarce * net.decay_anisotropy, dulling = scarce * net.decay_shN;
         const auto finish = [&](int c, int group, vec_f x, vec_f decay) __attribute__((always_inline)) {
             const vec_f correction = bound * vtanh(x * inverse_bound);
             store<float>(delta + c * BLOCK + j, (load(direction + c * BLOCK + j) + correction) * sizes[group] + decay);

@@ -226,13 +226,15 @@ def test_late_steps_are_those_of_nominal_where_views_are_many_and_close():
 
 
 def test_decays_round_gaussians_and_take_view_dependence_back():
-    """In closed form, and the rest of the step stays as it is; beyond trained_age the decays shrink like all steps; log-scales keep their mean."""
+    """In closed form. Beyond trained_age the decays shrink like all steps; where views are many and close to each other there are none."""
     gaussians, grads = cloud(40, dtype=torch.float64), some_unseen(noise(40, seed=1, dtype=torch.float64), seed=2)
     seen = grads.flatten().abs().sum(1) > 0
-    for trained_age, late in ((1e9, 1.0), (0.25, 0.25)):
+    far, near, few, between = Task(num_views=40, view_angle=10.0), Task(), Task(num_views=8), Task(view_angle=math.sqrt(6 * 2.5))
+    for task, trained_age, late in ((far, 1e9, 1.0), (far, 0.25, 0.25), (near, 1e9, 0.0), (few, 1e9, 1.0), (between, 1e9, 0.5)):
         config = replace(SMALL, trained_age=trained_age)
         with_decay = trained(replace(config, decay_anisotropy=0.125, decay_shN=0.5), dtype=torch.float64)
-        mine, theirs = (run(rule, gaussians, [grads])[0] for rule in (with_decay, trained(config, dtype=torch.float64)))
+        rules = (with_decay, trained(config, dtype=torch.float64))
+        mine, theirs = (rule.step(gaussians, grads, rule.init(gaussians, task, torch.Generator()))[0] for rule in rules)
         rounder = gaussians.log_scales - gaussians.log_scales.mean(1, keepdim=True)
         expected = theirs.map(torch.clone)
         expected.log_scales[seen] -= late * 0.125 * rounder[seen]

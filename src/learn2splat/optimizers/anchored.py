@@ -16,10 +16,10 @@ The *magnitude path* is one linear layer from the logarithms of gradient-to-nois
 steps can shrink by themselves at the noise floor (the counterpart of the paper's state scale).
 
 What pulls without a gradient fades with the age (`pull_age`): good for the first hundred steps, it would keep a run from the best place ever after.
-What the photos do not insist on decays (`decay_anisotropy`, `decay_shN`): with each step, log-scales move towards their mean, and colours towards
-being the same from everywhere. Else a run with few, distant photos ends in needles and view-dependent colours that fit those photos alone.
-
 Where views are many and close to each other, so that what fits them is right elsewhere too, late steps are those of `nominal` (`trust`).
+Where they are few or far apart (`plenty`), what the photos do not insist on decays (`decay_anisotropy`, `decay_shN`): with each step, log-scales move
+towards their mean, and colours towards being the same from everywhere. Else a run ends in needles and colours that fit those photos alone.
+
 Beyond the ages that meta-training shows it (`trained_age`), what the network says is a guess: there gains also shrink as one over the age.
 
 The last layers start at zero: then gain = 1, correction = 0, and the rule takes the steps of `nominal` to the last bit.
@@ -95,8 +95,8 @@ class AnchoredConfig:
     trained_age: float = 1e9  # Steps: a Gaussian that was seen more often takes its steps times trained_age / count.
     pull_age: float = 1e9  # Steps: coefficients of `PULLS` are divided by 1 + count / pull_age, so that in the end the gradient alone decides.
     trust_age: float = 1e9  # Steps: of a Gaussian that was seen so often the network decides by half where views are many and close (`trust`).
-    decay_anisotropy: float = 0.0  # Share that the log-scales of a Gaussian lose with each step of their distance from their mean.
-    decay_shN: float = 0.0  # Share that shN loses with each step.
+    decay_anisotropy: float = 0.0  # Share that the log-scales of a Gaussian lose with each step of their distance from their mean, ...
+    decay_shN: float = 0.0  # ... and share that shN loses, where views are few or far apart.
     features: tuple[str, ...] = NETWORK_FEATURES  # What the network reads; shorten it to ablate.
     nominal: NominalConfig = field(default_factory=NominalConfig)
 
@@ -265,7 +265,7 @@ class Anchored(UpdateRule):
         gains = torch.exp(squash(log_gains, config.max_log_shrink, config.max_log_growth).to(flat.dtype) * believed)
         late = (config.trained_age / count).clamp_max(1.0).unsqueeze(1)
         correction = make_correction(known, observed, coefficients.to(flat.dtype) * believed, config.max_correction, config.pull_age)
-        delta = (known.direction + correction) * expand_groups(take(sizes) * gains * late) + decay(known.flat, config) * late
+        delta = (known.direction + correction) * expand_groups(take(sizes) * gains * late) + decay(known.flat, state.task, config) * late
         delta = put(torch.zeros_like(flat), delta)
 
         for name, values in {"latent": latent, "slow": known.slow, "running": observed.running, "seen_rate": known.seen_rate}.items():
@@ -288,13 +288,13 @@ def trust(count: Tensor, task: Task, trust_age: float) -> Tensor:
     return 1 - plenty(task) * (1 - 1 / (1 + (count / trust_age).square()))
 
 
-def decay(flat: Tensor, config: AnchoredConfig) -> Tensor:
-    """What (n, 59) the parameters `flat` lose with a step, whatever their gradients are."""
-    log_scales, sh = flat[:, COLUMNS["log_scales"]], flat[:, COLUMNS["shN"]]
-    anisotropy = log_scales - log_scales.mean(1, keepdim=True)
-    before, between = COLUMNS["log_scales"].start, COLUMNS["shN"].start - COLUMNS["log_scales"].stop
-    parts = [flat.new_zeros(len(flat), before), config.decay_anisotropy * anisotropy, flat.new_zeros(len(flat), between), config.decay_shN * sh]
-    return torch.cat(parts, dim=1)
+def decay(flat: Tensor, task: Task, config: AnchoredConfig) -> Tensor:
+    """What (n, 59) the parameters `flat` lose with a step, whatever their gradients are: nothing where views are many and close to each other."""
+    log_scales, shN = COLUMNS["log_scales"], COLUMNS["shN"]
+    lost = torch.zeros_like(flat)
+    lost[:, log_scales] = config.decay_anisotropy * (flat[:, log_scales] - flat[:, log_scales].mean(1, keepdim=True))
+    lost[:, shN] = config.decay_shN * flat[:, shN]
+    return (1 - plenty(task)) * lost
 
 
 def squash(x: Tensor, low: float, high: float) -> Tensor:
