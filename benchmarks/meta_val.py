@@ -1,7 +1,7 @@
 """Do trained weights beat the untrained rule on scenes they never saw? Held-out PSNR of `--weights` and of `nominal`, from the same starts.
 
     python benchmarks/meta_val.py --weights runs/a/theta.safetensors [--scenes DIR ...] [--steps 1000] [--seeds 0 1]
-    python benchmarks/meta_val.py --weights src/learn2splat/weights/default.safetensors --pull-age 1e9 --trust-age 1e9    # other late steps
+    python benchmarks/meta_val.py --weights src/learn2splat/weights/default.safetensors --set decay_shN=0 trust_age=1e9    # another rule
 
 Prints the differences in dB, and what became of the meta-loss where the log of the training lies beside the weights. Exit code 1 unless the weights
 win in the mean at every horizon and lose at most `--tolerance` dB at the last on every scene, and the meta-loss fell.
@@ -33,13 +33,19 @@ def curve(path: Path, optimizer: str, options: dict, seed: int, args: argparse.N
     scene = load_scene(path, long_side=args.long_side)
     start = init_from_points(scene.points, scene.colors, max_points=args.max_points, generator=torch.Generator().manual_seed(seed))
     rule = make_optimizer(optimizer, **options)
-    if ages := {name: getattr(args, name) for name in ("pull_age", "trust_age") if options and getattr(args, name) is not None}:
-        rule.config = replace(rule.config, **ages)
+    if options and args.set:
+        rule.config = replace(rule.config, **dict(args.set))
     result = fit(scene, start, rule, steps=args.steps, views_per_step=8, seed=seed, eval_at=args.marks)
     if result.diverged:
         print(f"{path.name} seed {seed}: {optimizer} DIVERGED at step {result.steps}", flush=True)
     values = {point.step: point.psnr for point in result.curve}
     return [values.get(mark, float("-inf")) for mark in args.marks]
+
+
+def constant(text: str) -> tuple[str, float]:
+    """`trust_age=1e9` -> name and value."""
+    name, value = text.split("=")
+    return name, float(value)
 
 
 def nominal_curve(path: Path, seed: int, args: argparse.Namespace) -> list[float]:
@@ -78,8 +84,7 @@ def main() -> int:
     parser.add_argument("--max-points", type=int, default=1500)
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--pull-age", type=float, help="of the rule, in place of what the weights were saved with")
-    parser.add_argument("--trust-age", type=float, help="likewise")
+    parser.add_argument("--set", type=constant, nargs="+", default=[], metavar="NAME=VALUE", help="constants of the rule that differ from the saved ones")
     parser.add_argument("--tolerance", type=float, default=0.05, help="dB")
     parser.add_argument("--cache", type=Path, default=Path("runs/nominal.json"))
     args = parser.parse_args()
