@@ -84,7 +84,7 @@ def main() -> int:
     parser.add_argument("--max-points", type=int, default=1500)
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--set", type=constant, nargs="+", default=[], metavar="NAME=VALUE", help="constants of the rule that differ from the saved ones")
+    parser.add_argument("--set", type=constant, nargs="+", default=[], metavar="NAME=VALUE", help="constants of the rule, not as saved")
     parser.add_argument("--tolerance", type=float, default=0.05, help="dB")
     parser.add_argument("--cache", type=Path, default=Path("runs/nominal.json"))
     args = parser.parse_args()
