@@ -17,28 +17,19 @@ constexpr int64_t ALIGNMENT = 64;         // bytes; whole vectors, and rows of a
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 int64_t whole_lines(int64_t floats) { return ceil_div(floats, 16) * 16; }
 
-// Memory that is handed out piece by piece; the pieces are aligned and not initialised.
+// Memory that is handed out piece by piece; the pieces are aligned and not initialised. Each is an allocation of its own, so that they fit into what
+// rendering has freed: one large allocation would add to the peak of the process.
 class Arena {
   public:
     template <class T> void want(T *&place, int64_t count) {
         static_assert(sizeof(T) == 4, "counted in floats");
-        wishes_.push_back({reinterpret_cast<void **>(&place), size_});
-        size_ += whole_lines(count);
-    }
-    void allocate() {
-        memory_.reset(new float[size_t(size_ + ALIGNMENT / 4)]);
-        float *begin = memory_.get() + (ALIGNMENT - reinterpret_cast<uintptr_t>(memory_.get()) % ALIGNMENT) / 4;
-        for (const Wish &wish : wishes_) *wish.place = begin + wish.offset;
+        pieces_.emplace_back(new float[size_t(count + ALIGNMENT / 4)]);
+        float *piece = pieces_.back().get();
+        place = reinterpret_cast<T *>(piece + (ALIGNMENT - reinterpret_cast<uintptr_t>(piece) % ALIGNMENT) / 4);
     }
 
   private:
-    struct Wish {
-        void **place;
-        int64_t offset;
-    };
-    std::vector<Wish> wishes_;
-    int64_t size_ = 0;
-    std::unique_ptr<float[]> memory_;
+    std::vector<std::unique_ptr<float[]>> pieces_;
 };
 
 // The k-th smallest of n numbers that are not negative: by the digits of their bits, which have the same order.
@@ -122,14 +113,12 @@ void run_anchored(UpdateArgs &args, AnchoredArgs &a, int num_threads) {
     tile(a.bias, int64_t(a.neighbours) * a.heads), tile(a.u, a.width), tile(a.query, inner), tile(a.chosen, a.neighbours), tile(a.found, 1);
     arena.want(a.near, n * NEAR), arena.want(a.key_value, n * a.key_value_stride), arena.want(a.sizes, GROUPS * n), arena.want(a.sums, blocks * FEATURES);
     arena.want(common, a.width);
-    arena.allocate();
 
     const auto for_blocks = [&](auto &&kernel) {
         parallel_for(blocks, num_threads, [&](int64_t block) {
             Arena scratch;
             float *work;
             scratch.want(work, a.work_size);
-            scratch.allocate();
             kernel(block, work);
         });
     };
