@@ -12,7 +12,7 @@ from learn2splat import errors
 from learn2splat.gaussians.record import COLUMNS, Gaussians
 from learn2splat.optimizers import OptState, Task, make_optimizer, weights
 from learn2splat.optimizers._features import FEATURES, scarcity, wideness
-from learn2splat.optimizers.anchored import Anchored, AnchoredConfig, squash, trust
+from learn2splat.optimizers.anchored import Anchored, AnchoredConfig, settled_age, squash, trust
 from learn2splat.optimizers.attention import refreshed_candidates, seen_neighbours
 from learn2splat.optimizers.nominal import Nominal, NominalConfig, expand_groups, group_step_sizes
 from learn2splat.optimizers.weights import load_weights, save_weights, weights_info
@@ -225,13 +225,29 @@ def test_late_steps_are_those_of_nominal_where_views_are_many_and_close():
     assert float((far - nominal.flatten()).abs().max()) > 1e-3
 
 
+def test_steps_shrink_sooner_where_views_are_few():
+    """From few_age on with 8 views or fewer, from trained_age on with 14 or more, from their geometric mean on halfway between in the logarithm."""
+    config = replace(SMALL, trained_age=1000.0, few_age=10.0)
+    for task, age in ((Task(num_views=3), 10), (Task(num_views=8), 10), (Task(num_views=14), 1000), (Task(), 1000)):
+        assert settled_age(task, config) == pytest.approx(age)
+    assert 10 < settled_age(Task(num_views=10), config) < settled_age(Task(num_views=12), config) < 1000
+    for dtype, atol in ((torch.float64, 1e-12), (torch.float32, 1e-6)):  # in torch and natively
+        rule, gaussians, grads = trained(replace(SMALL, few_age=0.25), dtype=dtype), cloud(30, dtype=dtype), noise(30, seed=1, dtype=dtype)
+        few = rule.step(gaussians, grads, rule.init(gaussians, Task(num_views=8), torch.Generator()))[0]
+        rule.config = replace(rule.config, few_age=1e9)
+        at_once = rule.step(gaussians, grads, rule.init(gaussians, Task(num_views=8), torch.Generator()))[0]
+        for name in ("means", "log_scales", "sh0", "shN"):
+            before, short, whole = (getattr(g, name) for g in (gaussians, few, at_once))
+            torch.testing.assert_close(short - before, 0.25 * (whole - before), rtol=1e-9, atol=atol)
+
+
 def test_decays_round_gaussians_and_take_view_dependence_back():
     """In closed form. Beyond trained_age the decays shrink like all steps; where views are many and close to each other there are none."""
     gaussians, grads = cloud(40, dtype=torch.float64), some_unseen(noise(40, seed=1, dtype=torch.float64), seed=2)
     seen = grads.flatten().abs().sum(1) > 0
     far, near, few, between = Task(num_views=40, view_angle=10.0), Task(), Task(num_views=8), Task(view_angle=math.sqrt(6 * 2.5))
     for task, trained_age, late in ((far, 1e9, 1.0), (far, 0.25, 0.25), (near, 1e9, 0.0), (few, 1e9, 1.0), (between, 1e9, 0.5)):
-        config = replace(SMALL, trained_age=trained_age)
+        config = replace(SMALL, trained_age=trained_age, few_age=trained_age)
         with_decay = trained(replace(config, decay_anisotropy=0.125, decay_shN=0.5), dtype=torch.float64)
         rules = (with_decay, trained(config, dtype=torch.float64))
         mine, theirs = (rule.step(gaussians, grads, rule.init(gaussians, task, torch.Generator()))[0] for rule in rules)

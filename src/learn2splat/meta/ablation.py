@@ -26,7 +26,7 @@ from .train import MetaStep, has_save, train
 # variant back to `nominal` late, whatever its training did.
 SMALL = {
     "long_sides": (64, 80, 96), "points": (300, 1200), "procedural_pool": 48, "max_graph": 32_000,
-    "pull_age": 1e9, "trust_age": 1e9, "decay_anisotropy": 0.0, "decay_shN": 0.0,
+    "few_age": 1e9, "pull_age": 1e9, "trust_age": 1e9, "decay_anisotropy": 0.0, "decay_shN": 0.0,
 }  # fmt: skip
 UNTRAINED = "nominal"  # The row to compare with: the rule that `anchored` starts as.
 MARKS = (0, 10, 30, 100, 200, 300, 500, 700, 1000, 1500, 2000)

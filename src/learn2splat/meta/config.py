@@ -24,6 +24,7 @@ class MetaConfig:
     width: int = 64  # Of the network; its other sizes are those of its configuration class.
     blocks: int = 1
     magnitude: bool = True  # Anchored: with its magnitude path, the counterpart of the paper's state scale.
+    few_age: float = 300.0  # Anchored: the age from which on steps shrink where views are few.
     pull_age: float = 50.0  # Anchored: the age at which corrections that pull without a gradient have lost half of their strength.
     trust_age: float = 100.0  # Anchored: the age at which nominal decides by half where views are many and close.
     decay_anisotropy: float = 0.01  # Anchored: see AnchoredConfig.

@@ -211,7 +211,8 @@ def make_rule(config: MetaConfig) -> Anchored | Paper | G3R:
         return G3R(G3RConfig(width=config.width, blocks=config.blocks, horizon=config.unroll[1]), seed=config.seed)
     if config.architecture == "paper":
         return Paper(PaperConfig(width=config.width, blocks=config.blocks), seed=config.seed)
-    same = {name: getattr(config, name) for name in ("width", "blocks", "magnitude", "pull_age", "trust_age", "decay_anisotropy", "decay_shN")}
+    names = ("width", "blocks", "magnitude", "few_age", "pull_age", "trust_age", "decay_anisotropy", "decay_shN")
+    same = {name: getattr(config, name) for name in names}
     return Anchored(AnchoredConfig(**same, trained_age=config.max_age / 2), seed=config.seed)
 
 

@@ -76,11 +76,14 @@ ENOUGH_VIEWS = (8, 14)
 NEAR_ANGLES = (6.0, 2.5)
 
 
+def enough(task: Task) -> float:
+    """1 where views are many (or nobody knows how many), 0 where they are few; linear in the logarithm between."""
+    return _share(-scarcity(task.num_views), *(-scarcity(n) for n in ENOUGH_VIEWS))
+
+
 def plenty(task: Task) -> float:
     """1 where views are many and close to each other (or nobody knows), 0 where they are few or far apart; linear in the logarithms between."""
-    enough = _share(-scarcity(task.num_views), *(-scarcity(n) for n in ENOUGH_VIEWS))
-    near = _share(-wideness(task.view_angle), *(-wideness(angle) for angle in NEAR_ANGLES))
-    return enough * near
+    return enough(task) * _share(-wideness(task.view_angle), *(-wideness(angle) for angle in NEAR_ANGLES))
 
 
 def _share(x: float, zero: float, one: float) -> float:

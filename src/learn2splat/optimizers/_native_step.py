@@ -47,6 +47,7 @@ def anchored_step(
 ) -> tuple[Gaussians, dict[str, Tensor]]:
     """The new Gaussians, and all new state tensors but `spacing` and `neighbours`. The weights are read anew at every call."""
     from .. import _native
+    from .anchored import settled_age
 
     tensors = state.tensors
     new, moments, arguments = _shared(gaussians, grads, tensors, spacing, config.nominal)
@@ -54,7 +55,7 @@ def anchored_step(
     memory = {name: torch.empty_like(tensors[name], memory_format=torch.contiguous_format) for name in (*MEMORY, "last_seen")}
     sizes = [config.width, config.latent, config.blocks, config.heads, config.head_dim, config.mlp_ratio * config.width, config.neighbours]
     bounds = [
-        config.max_log_growth, config.max_log_shrink, config.max_correction, config.trained_age, config.pull_age, config.trust_age,
+        config.max_log_growth, config.max_log_shrink, config.max_correction, settled_age(state.task, config), config.pull_age, config.trust_age,
         plenty(state.task), scarcity(state.task.num_views), wideness(state.task.view_angle), config.decay_anisotropy, config.decay_shN,
     ]  # fmt: skip
     _native.anchored_step(

@@ -20,7 +20,8 @@ Where views are many and close to each other, so that what fits them is right el
 Where they are few or far apart (`plenty`), what the photos do not insist on decays (`decay_anisotropy`, `decay_shN`): with each step, log-scales move
 towards their mean, and colours towards being the same from everywhere. Else a run ends in needles and colours that fit those photos alone.
 
-Beyond the ages that meta-training shows it (`trained_age`), what the network says is a guess: there gains also shrink as one over the age.
+Beyond the ages that meta-training shows it (`trained_age`), what the network says is a guess: there steps also shrink as one over the age. Where
+views are few they do so sooner (`few_age`), because from then on a run fits what is in those views alone.
 
 The last layers start at zero: then gain = 1, correction = 0, and the rule takes the steps of `nominal` to the last bit.
 
@@ -51,6 +52,7 @@ from ._features import (
     SLOW_BETA,
     Observed,
     Seen,
+    enough,
     observe,
     plenty,
     scarcity,
@@ -93,6 +95,7 @@ class AnchoredConfig:
     max_log_shrink: float = 5.0  # Gains stay above exp of minus this: 0.0067.
     max_correction: float = 5.0  # In units of the direction, whose bound is 5 too.
     trained_age: float = 1e9  # Steps: a Gaussian that was seen more often takes its steps times trained_age / count.
+    few_age: float = 1e9  # Steps: trained_age where views are few; between few and many, a geometric mean.
     pull_age: float = 1e9  # Steps: coefficients of `PULLS` are divided by 1 + count / pull_age, so that in the end the gradient alone decides.
     trust_age: float = 1e9  # Steps: of a Gaussian that was seen so often the network decides by half where views are many and close (`trust`).
     decay_anisotropy: float = 0.0  # Share that the log-scales of a Gaussian lose with each step of their distance from their mean, ...
@@ -106,7 +109,7 @@ class AnchoredConfig:
             raise OptionError(f"unknown features {unknown}: choose from {', '.join(FEATURES)}")
         if min(self.width, self.latent, self.heads, self.head_dim, self.mlp_ratio, self.neighbours) < 1 or self.blocks < 0:
             raise OptionError(f"the anchored network needs positive sizes, got {self}")
-        if min(self.max_log_growth, self.max_log_shrink, self.max_correction, self.trained_age, self.pull_age, self.trust_age) <= 0:
+        if min(self.max_log_growth, self.max_log_shrink, self.max_correction, self.trained_age, self.few_age, self.pull_age, self.trust_age) <= 0:
             raise OptionError(f"the bounds of the anchored rule must be above 0, got {self}")
         if not (0 <= self.decay_anisotropy < 1 and 0 <= self.decay_shN < 1):
             raise OptionError(f"the decays of the anchored rule must be within [0, 1), got {self}")
@@ -263,7 +266,7 @@ class Anchored(UpdateRule):
         log_gains, coefficients, latent = self.network(*inputs) if theta is None else torch.func.functional_call(self.network, theta, inputs)
         believed = trust(count, state.task, config.trust_age).unsqueeze(1)
         gains = torch.exp(squash(log_gains, config.max_log_shrink, config.max_log_growth).to(flat.dtype) * believed)
-        late = (config.trained_age / count).clamp_max(1.0).unsqueeze(1)
+        late = (settled_age(state.task, config) / count).clamp_max(1.0).unsqueeze(1)
         correction = make_correction(known, observed, coefficients.to(flat.dtype) * believed, config.max_correction, config.pull_age)
         delta = (known.direction + correction) * expand_groups(take(sizes) * gains * late) + decay(known.flat, state.task, config) * late
         delta = put(torch.zeros_like(flat), delta)
@@ -286,6 +289,12 @@ class Anchored(UpdateRule):
 def trust(count: Tensor, task: Task, trust_age: float) -> Tensor:
     """The part (n,) of log-gains and coefficients that is taken: 1, and less with the age where views are many and close to each other (`plenty`)."""
     return 1 - plenty(task) * (1 - 1 / (1 + (count / trust_age).square()))
+
+
+def settled_age(task: Task, config: AnchoredConfig) -> float:
+    """The age from which on steps shrink as one over the age."""
+    share = enough(task)
+    return config.few_age ** (1 - share) * config.trained_age**share
 
 
 def decay(flat: Tensor, task: Task, config: AnchoredConfig) -> Tensor:
