@@ -1,7 +1,7 @@
 """Put the results of `learn2splat bench` into the README, between its markers.
 
     python benchmarks/claims.py --only equal-time --seeds 1 --out benchmarks/results/claims    # adam's time for 1000 steps
-    python benchmarks/table.py benchmarks/results/claims benchmarks/results/all [--dry]
+    python benchmarks/table.py benchmarks/results/{claims,bench,all} [--dry]
 
 Per comparison found in the folders: what it is, PSNR by scene and by step, machine and command. Of the folder of `claims.py` the comparison at equal
 time is shown, and last its own table. The scenes are for development (role `val`); nothing here looks at the ones kept for final claims.
