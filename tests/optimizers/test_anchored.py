@@ -230,6 +230,7 @@ def test_steps_shrink_sooner_where_views_are_few():
     config = replace(SMALL, trained_age=1000.0, few_age=10.0)
     for task, age in ((Task(num_views=3), 10), (Task(num_views=8), 10), (Task(num_views=14), 1000), (Task(), 1000)):
         assert settled_age(task, config) == pytest.approx(age)
+    assert settled_age(Task(num_views=3), replace(config, few_age=1e9)) == 1000
     assert 10 < settled_age(Task(num_views=10), config) < settled_age(Task(num_views=12), config) < 1000
     for dtype, atol in ((torch.float64, 1e-12), (torch.float32, 1e-6)):  # in torch and natively
         rule, gaussians, grads = trained(replace(SMALL, few_age=0.25), dtype=dtype), cloud(30, dtype=dtype), noise(30, seed=1, dtype=dtype)

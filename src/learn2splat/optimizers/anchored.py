@@ -95,7 +95,7 @@ class AnchoredConfig:
     max_log_shrink: float = 5.0  # Gains stay above exp of minus this: 0.0067.
     max_correction: float = 5.0  # In units of the direction, whose bound is 5 too.
     trained_age: float = 1e9  # Steps: a Gaussian that was seen more often takes its steps times trained_age / count.
-    few_age: float = 1e9  # Steps: trained_age where views are few; between few and many, a geometric mean.
+    few_age: float = 1e9  # Steps: trained_age where views are few, if less; between few and many, a geometric mean.
     pull_age: float = 1e9  # Steps: coefficients of `PULLS` are divided by 1 + count / pull_age, so that in the end the gradient alone decides.
     trust_age: float = 1e9  # Steps: of a Gaussian that was seen so often the network decides by half where views are many and close (`trust`).
     decay_anisotropy: float = 0.0  # Share that the log-scales of a Gaussian lose with each step of their distance from their mean, ...
@@ -294,7 +294,7 @@ def trust(count: Tensor, task: Task, trust_age: float) -> Tensor:
 def settled_age(task: Task, config: AnchoredConfig) -> float:
     """The age from which on steps shrink as one over the age."""
     share = enough(task)
-    return config.few_age ** (1 - share) * config.trained_age**share
+    return min(config.few_age, config.trained_age) ** (1 - share) * config.trained_age**share
 
 
 def decay(flat: Tensor, task: Task, config: AnchoredConfig) -> Tensor:
