@@ -133,6 +133,8 @@ class FitRun:
         views = [self.train[i] for i in self.sampler.next()]
         total, grads = loss_and_gradients(self.scene, run.gaussians, views)
         self.loss = total / len(views)
+        if run.gaussians.means.is_cuda:
+            torch.cuda.synchronize()  # Else the update would be charged for gradients that are still on their way; `is_finite` waits for its end.
         update_began = time.perf_counter()
         new = None
         if math.isfinite(total):
