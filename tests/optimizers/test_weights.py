@@ -1,6 +1,5 @@
 """Files of weights: what is saved comes back, what is damaged is refused, and `learned` means the packaged ones."""
 
-
 import pytest
 import torch
 from safetensors.torch import save_file
