@@ -1,6 +1,6 @@
 // The network of `anchored` on one block of Gaussians: features, attention among neighbours, gains and corrections. See update.hpp; the definition
 // is in anchored.py, _features.py and attention.py.
-#include "update_kernels.hpp"
+#include "delta.hpp"
 
 namespace l2s {
 namespace L2S_ISA {
@@ -198,6 +198,13 @@ void observe(const UpdateArgs &a, const AnchoredArgs &net, int64_t block, float 
         for (int i = 0; i < count; ++i)
             for (int j = 0; j < BLOCK; j += VEC) store<float>(work + i * BLOCK + j, load(table + rows[i] * BLOCK + j));
     };
+    if (net.features) {  // torch has the network
+        gather(net.read, net.num_read);
+        store_rows(net.features, net.num_read, lanes.number, net.num_read, work);
+        gather(net.noise, net.num_noise);
+        store_rows(net.noise_features, net.num_noise, lanes.number, net.num_noise, work);
+        return;
+    }
     if (net.num_noise) {
         gather(net.noise, net.num_noise);
         float *gains = net.gains + block * GROUPS * BLOCK;
@@ -269,54 +276,6 @@ void attend(const UpdateArgs &, const AnchoredArgs &net, int layer, int64_t bloc
     add_linear(attention.fc2, hidden, u);
 }
 
-L2S_INLINE vec_f squash(vec_f x, float low, float high) {
-    const vec_f limit = select(x > 0.0f, splat(high), splat(low));
-    return limit * vtanh(x / limit);
-}
-
-// delta (PARAMS rows) = (direction + correction) * size * gain + decay, from the outputs of the network at j.
-L2S_INLINE void make_delta(const UpdateArgs &a, const AnchoredArgs &net, const Lanes &lanes, int64_t block, const float *params, const float *outputs, float *delta) {
-    const float *direction = net.direction + block * PARAMS * BLOCK, *raw = net.raw + block * PARAMS * BLOCK, *slow = net.vectors + block * 3 * CORE * BLOCK;
-    const float *near_direction = slow + CORE * BLOCK, *near_offset = near_direction + CORE * BLOCK, *magnitude = net.gains + block * GROUPS * BLOCK;
-    const float bound = net.max_correction, inverse_bound = 1.0f / net.max_correction;
-    alignas(64) float counts[BLOCK];
-    load_counts(a, lanes, counts);
-    for (int j = 0; j < BLOCK; j += VEC) {
-        const vec_f count = load(counts + j), fade = select(count > net.trained_age, net.trained_age / count, splat(1.0f));
-        const vec_f fading = 1.0f / (1.0f + count * (1.0f / net.pull_age)), old = count * (1.0f / net.trust_age);
-        const vec_f trust = 1.0f - net.plenty * (1.0f - 1.0f / (1.0f + old * old));
-        const auto coefficient = [&](int term) __attribute__((always_inline)) { return load(outputs + (GROUPS + term) * BLOCK + j) * trust; };
-        const auto pull = [&](int term) __attribute__((always_inline)) { return coefficient(term) * fading; };
-        vec_f sizes[GROUPS];
-        step_sizes(a, lanes, j, sizes);
-        for (int group = 0; group < GROUPS; ++group) {
-            vec_f log_gain = load(outputs + group * BLOCK + j);
-            if (net.num_noise) log_gain += load(magnitude + group * BLOCK + j) + net.common_gains[group];
-            sizes[group] *= vexp(squash(log_gain, net.max_log_shrink, net.max_log_growth) * trust) * fade;
-        }
-        const float *scales = params + STARTS[2] * BLOCK + j;
-        const vec_f mean_scale = (load(scales) + load(scales + BLOCK) + load(scales + 2 * BLOCK)) * (1.0f / 3);
-        const vec_f scarce = fade * (1.0f - net.plenty), rounding = scarce * net.decay_anisotropy, dulling = scarce * net.decay_shN;
-        const auto finish = [&](int c, int group, vec_f x, vec_f decay) __attribute__((always_inline)) {
-            const vec_f correction = bound * vtanh(x * inverse_bound);
-            store<float>(delta + c * BLOCK + j, (load(direction + c * BLOCK + j) + correction) * sizes[group] + decay);
-        };
-        for (int group = 0; group < GROUPS - 1; ++group) {
-            const int near = group == 0 ? 0 : group - 1;  // quats, group 1, read no neighbours
-            for (int c = STARTS[group]; c < STARTS[group] + WIDTHS[group]; ++c) {
-                const int at = c * BLOCK + j;
-                vec_f x = load(raw + at) * coefficient(2 + group) + load(direction + at) * coefficient(7 + group) + load(slow + at) * coefficient(12 + group);
-                if (group != 1) x += load(near_direction + at) * coefficient(17 + near) + load(near_offset + at) * pull(21 + near);
-                if (group == 2) x += pull(25) + (load(params + at) - mean_scale) * pull(27);
-                if (group == 3) x += pull(26);
-                finish(c, group, x, group == 2 ? (load(params + at) - mean_scale) * rounding : vec_f{});
-            }
-        }
-        const vec_f c0 = coefficient(0), c1 = coefficient(1);
-        for (int c = CORE; c < PARAMS; ++c) finish(c, GROUPS - 1, load(raw + c * BLOCK + j) * c0 + load(direction + c * BLOCK + j) * c1, load(params + c * BLOCK + j) * dulling);
-    }
-}
-
 void finish(const UpdateArgs &a, const AnchoredArgs &net, int64_t block, float *work) {
     const Lanes lanes = lanes_of(a.rows, a.n, block);
     float *u = net.u + block * net.width * BLOCK, *latent = work, *memory = latent + net.latent * BLOCK;
@@ -332,9 +291,15 @@ void finish(const UpdateArgs &a, const AnchoredArgs &net, int64_t block, float *
     float *hidden = work, *outputs = work + net.width * BLOCK;
     linear_relu(net.head1, u, hidden);
     linear(net.head2, hidden, outputs);
+    if (net.num_noise) {
+        const float *magnitude = net.gains + block * GROUPS * BLOCK;
+        for (int group = 0; group < GROUPS; ++group)
+            for (int at = group * BLOCK; at < (group + 1) * BLOCK; at += VEC)
+                store<float>(outputs + at, load(outputs + at) + (load(magnitude + at) + net.common_gains[group]));
+    }
     alignas(64) float params[PARAMS * BLOCK], delta[PARAMS * BLOCK];
     load_fields(a.params, lanes, GROUPS, params);
-    make_delta(a, net, lanes, block, params, outputs, delta);
+    make_delta(a, net, lanes, block, params, outputs, outputs + GROUPS * BLOCK, delta);
     apply_update(a, lanes, params, delta);
 }
 

@@ -18,7 +18,7 @@
 #include "project.hpp"
 #include "raster.hpp"
 #include "ssim.hpp"
-#include "update.hpp"
+#include "step_ends.hpp"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -196,20 +196,16 @@ void nominal_step(Flats<const float> params, Flats<const float> grads, Flats<con
     l2s::update_step(a, nullptr, num_threads);
 }
 
-// sizes: width, latent, layers, heads, head_dim, hidden, neighbours; bounds: max_log_growth, max_log_shrink, max_correction, trained_age, pull_age,
-// trust_age, plenty, scarcity, wideness, decay_anisotropy, decay_shN; memory: latent, slow, running, seen_rate, of the state; weights: in the order of
-// AnchoredNetwork.parameters().
-void anchored_step(Flats<const float> params, Flats<const float> grads, Flats<const float> old, Array<const int32_t, -1> count, Flats<float> new_params,
-                   Flats<float> new_moments, Array<int32_t, -1> new_count, std::vector<double> constants, std::vector<int> sizes, std::vector<double> bounds,
-                   Array<const int32_t, -1> read, Array<const int32_t, -1> noise, Array<const float, -1> weights, int step,
-                   Array<const int64_t, -1, -1> candidates,
-                   Flats<const float> memory, Array<const int32_t, -1> last_seen, Flats<float> new_memory, Array<int32_t, -1> new_last_seen, int num_threads) {
-    auto a = update_args(params, grads, old, count, new_params, new_moments, new_count, constants);
+using Options = std::vector<double>;
+
+// bounds: max_log_growth, max_log_shrink, max_correction, trained_age, pull_age, trust_age, plenty, scarcity, wideness, decay_anisotropy, decay_shN;
+// memory: slow, running, seen_rate, and where `latent` is not 0 the latent state after them.
+l2s::AnchoredArgs anchored_args(size_t N, int neighbours, int latent, const Options &bounds, const Array<const int32_t, -1> &read,
+                                const Array<const int32_t, -1> &noise, int step, const Array<const int64_t, -1, -1> &candidates, const Flats<const float> &memory,
+                                const Array<const int32_t, -1> &last_seen, const Flats<float> &new_memory, const Array<int32_t, -1> &new_last_seen) {
     l2s::AnchoredArgs net{};
-    const size_t N = size_t(a.N);
-    check(sizes.size() == 7 && bounds.size() == 11, "configuration");
-    for (const int size : {sizes[0], sizes[1], sizes[2] + 1, sizes[3], sizes[4], sizes[5], sizes[6]}) check(size > 0 && size < (1 << 16), "configuration");
-    net.width = sizes[0], net.latent = sizes[1], net.layers = sizes[2], net.heads = sizes[3], net.head_dim = sizes[4], net.hidden = sizes[5];
+    check(neighbours > 0 && latent >= 0 && latent < (1 << 16) && bounds.size() == 11, "configuration");
+    net.latent = latent;
     net.max_log_growth = float(bounds[0]), net.max_log_shrink = float(bounds[1]), net.max_correction = float(bounds[2]), net.trained_age = float(bounds[3]);
     net.pull_age = float(bounds[4]), net.trust_age = float(bounds[5]), net.plenty = float(bounds[6]);
     net.scarcity = float(bounds[7]), net.wideness = float(bounds[8]), net.decay_anisotropy = float(bounds[9]), net.decay_shN = float(bounds[10]);
@@ -217,17 +213,101 @@ void anchored_step(Flats<const float> params, Flats<const float> grads, Flats<co
     for (const auto &rows : {read, noise})
         for (size_t i = 0; i < rows.shape(0); ++i) check(rows.data()[i] >= 0 && rows.data()[i] < l2s::FEATURES, "features");
     net.step = step, net.candidates = candidates.data(), net.num_candidates = int(candidates.shape(1));
-    net.neighbours = sizes[6] < net.num_candidates ? sizes[6] : net.num_candidates;
+    net.neighbours = neighbours < net.num_candidates ? neighbours : net.num_candidates;
     check(candidates.shape(0) == N && net.num_candidates > 0 && last_seen.shape(0) == N && new_last_seen.shape(0) == N, "state");
     net.old_last_seen = last_seen.data(), net.new_last_seen = new_last_seen.data();
-    const size_t widths[4] = {size_t(net.latent), l2s::CORE, l2s::GROUPS, 1};
-    const float **from[4] = {&net.old_latent, &net.old_slow, &net.old_running, &net.old_seen_rate};
-    float **to[4] = {&net.new_latent, &net.new_slow, &net.new_running, &net.new_seen_rate};
-    for (size_t i = 0; i < 4; ++i) *from[i] = rows_of(memory, i, N * widths[i]), *to[i] = rows_of(new_memory, i, N * widths[i]);
+    const size_t widths[4] = {l2s::CORE, l2s::GROUPS, 1, size_t(latent)};
+    const float **from[4] = {&net.old_slow, &net.old_running, &net.old_seen_rate, &net.old_latent};
+    float **to[4] = {&net.new_slow, &net.new_running, &net.new_seen_rate, &net.new_latent};
+    for (size_t i = 0; i < (latent ? 4 : 3); ++i) *from[i] = rows_of(memory, i, N * widths[i]), *to[i] = rows_of(new_memory, i, N * widths[i]);
+    return net;
+}
+
+// sizes: width, layers, heads, head_dim, hidden; weights: in the order of AnchoredNetwork.parameters(); the others as above.
+void anchored_step(Flats<const float> params, Flats<const float> grads, Flats<const float> old, Array<const int32_t, -1> count, Flats<float> new_params,
+                   Flats<float> new_moments, Array<int32_t, -1> new_count, Options constants, int neighbours, int latent, Options bounds,
+                   Array<const int32_t, -1> read, Array<const int32_t, -1> noise, int step, Array<const int64_t, -1, -1> candidates, Flats<const float> memory,
+                   Array<const int32_t, -1> last_seen, Flats<float> new_memory, Array<int32_t, -1> new_last_seen, int num_threads, std::vector<int> sizes,
+                   Array<const float, -1> weights) {
+    auto a = update_args(params, grads, old, count, new_params, new_moments, new_count, constants);
+    auto net = anchored_args(size_t(a.N), neighbours, latent, bounds, read, noise, step, candidates, memory, last_seen, new_memory, new_last_seen);
+    check(sizes.size() == 5 && latent > 0, "configuration");
+    for (const int size : {sizes[0], sizes[1] + 1, sizes[2], sizes[3], sizes[4]}) check(size > 0 && size < (1 << 16), "configuration");
+    net.width = sizes[0], net.layers = sizes[1], net.heads = sizes[2], net.head_dim = sizes[3], net.hidden = sizes[4];
     net.weights = weights.data(), net.num_weights = int64_t(weights.shape(0));
     check(l2s::count_weights(net) == net.num_weights, "weights");
     nb::gil_scoped_release unlocked;
     l2s::update_step(a, &net, num_threads);
+}
+
+template <class T> using Outputs = Array<T, -1, l2s::GROUPS + l2s::TERMS>;  // of the network
+
+// Keeps the arrays alive that its second half reads and writes.
+struct StepEnds {
+    Flats<const float> params, old;
+    Flats<float> new_params;
+    Array<int32_t, -1> new_count;
+    std::unique_ptr<l2s::StepEnds> ends;
+
+    void finish(Outputs<const float> outputs) const {
+        check(int64_t(outputs.shape(0)) == ends->seen(), "outputs of the network");
+        nb::gil_scoped_release unlocked;
+        ends->finish(outputs.data());
+    }
+    void backward(Outputs<const float> outputs, Flats<const float> v_params, Outputs<float> v_outputs) const {
+        check(int64_t(outputs.shape(0)) == ends->seen() && v_outputs.shape(0) == outputs.shape(0), "outputs of the network");
+        const float *fields[l2s::GROUPS];
+        for (size_t group = 0; group < l2s::GROUPS; ++group) fields[group] = rows_of(v_params, group, params[group].size());
+        nb::gil_scoped_release unlocked;
+        ends->backward(outputs.data(), fields, v_outputs.data());
+    }
+};
+
+// The arrays from `rows` on, for what the network reads, have N rows, of which the first are written: one for each seen Gaussian.
+std::unique_ptr<StepEnds> step_ends(Flats<const float> params, Flats<const float> grads, Flats<const float> old, Array<const int32_t, -1> count,
+                                    Flats<float> new_params, Flats<float> new_moments, Array<int32_t, -1> new_count, Options constants, int neighbours,
+                                    int latent, Options bounds, Array<const int32_t, -1> read, Array<const int32_t, -1> noise, int step,
+                                    Array<const int64_t, -1, -1> candidates, Flats<const float> memory, Array<const int32_t, -1> last_seen,
+                                    Flats<float> new_memory, Array<int32_t, -1> new_last_seen, int num_threads, Array<int64_t, -1> rows,
+                                    Array<float, -1, -1> features, Array<float, -1, -1> noise_features, Array<float, -1, -1, 3> relations,
+                                    Array<int64_t, -1, -1> chosen, Array<bool, -1, -1> exists) {
+    const auto a = update_args(params, grads, old, count, new_params, new_moments, new_count, constants);
+    const auto net = anchored_args(size_t(a.N), neighbours, latent, bounds, read, noise, step, candidates, memory, last_seen, new_memory, new_last_seen);
+    const size_t N = size_t(a.N), k = size_t(net.neighbours);
+    check(latent == 0 && rows.shape(0) == N && features.shape(0) == N && features.shape(1) == read.shape(0) && noise_features.shape(0) == N &&
+              noise_features.shape(1) == noise.shape(0) && relations.shape(0) == N && relations.shape(1) == k && chosen.shape(0) == N && chosen.shape(1) == k &&
+              exists.shape(0) == N && exists.shape(1) == k, "inputs of the network");
+    auto result = std::make_unique<StepEnds>(StepEnds{params, old, new_params, new_count, nullptr});
+    nb::gil_scoped_release unlocked;
+    result->ends = std::make_unique<l2s::StepEnds>(
+        a, net, l2s::StepEnds::Inputs{rows.data(), features.data(), noise_features.data(), relations.data(), chosen.data(), exists.data()}, num_threads);
+    return result;
+}
+
+l2s::AttentionArgs attention_args(const Array<const float, -1, -1> &qkv, const Array<const int64_t, -1, -1> &neighbours, const Array<const bool, -1, -1> &exists,
+                                  const Maybe<const float, -1, -1, -1> &bias, int heads) {
+    const size_t n = qkv.shape(0), k = neighbours.shape(1);
+    check(heads > 0 && qkv.shape(1) % size_t(3 * heads) == 0 && neighbours.shape(0) == n && exists.shape(0) == n && exists.shape(1) == k && k > 0 &&
+              has_rows(bias, n, k) && (!bias || bias->shape(2) == size_t(heads)), "attention");
+    for (size_t i = 0; i < n * k; ++i) check(neighbours.data()[i] >= 0 && neighbours.data()[i] < int64_t(n), "neighbours");
+    return {int64_t(n), int(k), heads, int(qkv.shape(1)) / (3 * heads), qkv.data(), pointer(bias), neighbours.data(), exists.data()};
+}
+
+void attend(Array<const float, -1, -1> qkv, Array<const int64_t, -1, -1> neighbours, Array<const bool, -1, -1> exists, Maybe<const float, -1, -1, -1> bias, int heads,
+            Array<float, -1, -1> mixed, int num_threads) {
+    const auto args = attention_args(qkv, neighbours, exists, bias, heads);
+    check(mixed.shape(0) == qkv.shape(0) && 3 * mixed.shape(1) == qkv.shape(1), "attention");
+    nb::gil_scoped_release unlocked;
+    l2s::attend(args, mixed.data(), num_threads);
+}
+
+void attend_backward(Array<const float, -1, -1> qkv, Array<const int64_t, -1, -1> neighbours, Array<const bool, -1, -1> exists, Maybe<const float, -1, -1, -1> bias,
+                     int heads, Array<const float, -1, -1> v_mixed, Array<float, -1, -1> v_qkv, Maybe<float, -1, -1, -1> v_bias) {
+    const auto args = attention_args(qkv, neighbours, exists, bias, heads);
+    check(v_mixed.shape(0) == qkv.shape(0) && 3 * v_mixed.shape(1) == qkv.shape(1) && v_qkv.shape(0) == qkv.shape(0) && v_qkv.shape(1) == qkv.shape(1) &&
+              !v_bias == !bias && (!bias || (v_bias->size() == bias->size())), "attention");
+    nb::gil_scoped_release unlocked;
+    l2s::attend_backward(args, v_mixed.data(), v_qkv.data(), pointer(v_bias));
 }
 
 template <class T> void bind(nb::module_ &m, const std::string &suffix) {
@@ -250,6 +330,13 @@ NB_MODULE(_native, m) {
     bind<double>(m, "_f64");
     m.def("nominal_step", &nominal_step);
     m.def("anchored_step", &anchored_step);
+    nb::class_<StepEnds>(m, "StepEnds", "A step of `anchored` whose network torch has.")
+        .def_prop_ro("seen", [](const StepEnds &self) { return self.ends->seen(); }, "How many Gaussians are seen.")
+        .def("finish", &StepEnds::finish)
+        .def("backward", &StepEnds::backward);
+    m.def("step_ends", &step_ends);
+    m.def("attend", &attend);
+    m.def("attend_backward", &attend_backward);
     m.attr("PROJECT_CHUNK") = l2s::PROJECT_CHUNK;
     m.def("isa", &l2s::isa_name, "Instruction set in use: base, avx2 or avx512.");
     m.def("thread_pool", &l2s::pool_description, "Whose threads run the kernels.");

@@ -1,9 +1,7 @@
 // Runs the passes of a step over the blocks and reduces what all Gaussians have in common. See update.hpp.
-#include "update.hpp"
+#include "step_ends.hpp"
 
 #include <algorithm>
-#include <memory>
-#include <vector>
 
 #include "parallel.hpp"
 
@@ -12,25 +10,9 @@ namespace {
 
 constexpr int64_t ROWS_PER_TASK = 512;
 constexpr int64_t BLOCKS_PER_THREAD = 4;  // about 0.1 ms: less is not worth waking a thread
-constexpr int64_t ALIGNMENT = 64;         // bytes; whole vectors, and rows of a tile are whole cache lines
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 int64_t whole_lines(int64_t floats) { return ceil_div(floats, 16) * 16; }
-
-// Memory that is handed out piece by piece; the pieces are aligned and not initialised. Each is an allocation of its own, so that they fit into what
-// rendering has freed: one large allocation would add to the peak of the process.
-class Arena {
-  public:
-    template <class T> void want(T *&place, int64_t count) {
-        static_assert(sizeof(T) == 4, "counted in floats");
-        pieces_.emplace_back(new float[size_t(count + ALIGNMENT / 4)]);
-        float *piece = pieces_.back().get();
-        place = reinterpret_cast<T *>(piece + (ALIGNMENT - reinterpret_cast<uintptr_t>(piece) % ALIGNMENT) / 4);
-    }
-
-  private:
-    std::vector<std::unique_ptr<float[]>> pieces_;
-};
 
 // The k-th smallest of n numbers that are not negative: by the digits of their bits, which have the same order.
 float select_kth(const float *values, int64_t n, int64_t k) {
@@ -94,6 +76,36 @@ int64_t find_weights(AnchoredArgs &a, const float *base, std::vector<Attention> 
     return w.used;
 }
 
+template <class Kernel> void for_blocks(const AnchoredArgs &a, int64_t blocks, int num_threads, Kernel &&kernel) {
+    parallel_for(blocks, num_threads, [&](int64_t block) {
+        Arena scratch;
+        float *work;
+        scratch.want(work, a.work_size);
+        kernel(block, work);
+    });
+}
+
+// Moments, medians and features. What `make_delta` reads afterwards is in `kept`, the rest in `scratch`. Needs a.work_size.
+void observe(const UpdateArgs &args, AnchoredArgs &a, Arena &kept, Arena &scratch, int num_threads) {
+    const auto &kernels = L2S_KERNELS(anchored_kernels);
+    const int64_t n = args.n, blocks = ceil_div(n, BLOCK);
+    const auto tile = [&](Arena &arena, auto *&place, int64_t rows) { arena.want(place, blocks * rows * BLOCK); };
+    tile(kept, a.direction, PARAMS), tile(kept, a.raw, PARAMS), tile(kept, a.vectors, 3 * CORE);
+    tile(scratch, a.stats, STATS), tile(scratch, a.inverse_root, CORE), tile(scratch, a.gains, GROUPS), tile(scratch, a.bias, int64_t(a.neighbours) * a.heads);
+    tile(scratch, a.u, a.width), tile(scratch, a.chosen, a.neighbours), tile(scratch, a.found, 1);
+    scratch.want(a.near, n * NEAR), scratch.want(a.sizes, GROUPS * n), scratch.want(a.sums, blocks * FEATURES);
+    parallel_for(blocks, num_threads, [&](int64_t block) { L2S_KERNELS(update_kernels).moments(args, a, block); });
+
+    parallel_for(GROUPS + 1, num_threads, [&](int64_t which) {
+        std::vector<float> spacing;
+        if (which == GROUPS)
+            for (int64_t i = 0; i < n; ++i) spacing.push_back(args.spacing[args.rows[i]]);
+        a.medians[which] = select_kth(which == GROUPS ? spacing.data() : a.sizes + which * n, n, (n - 1) / 2);  // the lower one, as torch has it
+    });
+    kernels.logarithms(a.medians, GROUPS + 1);
+    for_blocks(a, blocks, num_threads, [&](int64_t block, float *work) { kernels.observe(args, a, block, work); });
+}
+
 void run_anchored(UpdateArgs &args, AnchoredArgs &a, int num_threads) {
     const auto &kernels = L2S_KERNELS(anchored_kernels);
     std::vector<Attention> attention;
@@ -107,31 +119,9 @@ void run_anchored(UpdateArgs &args, AnchoredArgs &a, int num_threads) {
     const int64_t in_finish = std::max(3 * a.latent, a.width + GROUPS + TERMS);
     a.work_size = BLOCK * std::max({in_observe, in_project, in_attend, in_finish});
     Arena arena;
+    observe(args, a, arena, arena, num_threads);
     float *common;
-    const auto tile = [&](auto *&place, int64_t rows) { arena.want(place, blocks * rows * BLOCK); };
-    tile(a.direction, PARAMS), tile(a.raw, PARAMS), tile(a.stats, STATS), tile(a.inverse_root, CORE), tile(a.vectors, 3 * CORE), tile(a.gains, GROUPS);
-    tile(a.bias, int64_t(a.neighbours) * a.heads), tile(a.u, a.width), tile(a.query, inner), tile(a.chosen, a.neighbours), tile(a.found, 1);
-    arena.want(a.near, n * NEAR), arena.want(a.key_value, n * a.key_value_stride), arena.want(a.sizes, GROUPS * n), arena.want(a.sums, blocks * FEATURES);
-    arena.want(common, a.width);
-
-    const auto for_blocks = [&](auto &&kernel) {
-        parallel_for(blocks, num_threads, [&](int64_t block) {
-            Arena scratch;
-            float *work;
-            scratch.want(work, a.work_size);
-            kernel(block, work);
-        });
-    };
-    parallel_for(blocks, num_threads, [&](int64_t block) { L2S_KERNELS(update_kernels).moments(args, a, block); });
-
-    parallel_for(GROUPS + 1, num_threads, [&](int64_t which) {
-        std::vector<float> spacing;
-        if (which == GROUPS)
-            for (int64_t i = 0; i < n; ++i) spacing.push_back(args.spacing[args.rows[i]]);
-        a.medians[which] = select_kth(which == GROUPS ? spacing.data() : a.sizes + which * n, n, (n - 1) / 2);  // the lower one, as torch has it
-    });
-    kernels.logarithms(a.medians, GROUPS + 1);
-    for_blocks([&](int64_t block, float *work) { kernels.observe(args, a, block, work); });
+    arena.want(a.query, blocks * inner * BLOCK), arena.want(a.key_value, n * a.key_value_stride), arena.want(common, a.width);
 
     double means[FEATURES] = {};
     for (int64_t block = 0; block < blocks; ++block)
@@ -152,13 +142,13 @@ void run_anchored(UpdateArgs &args, AnchoredArgs &a, int num_threads) {
     }
 
     for (int layer = 0; layer < a.layers; ++layer) {
-        for_blocks([&](int64_t block, float *work) { kernels.project(a, n, layer, block, work); });
-        for_blocks([&](int64_t block, float *work) {
+        for_blocks(a, blocks, num_threads, [&](int64_t block, float *work) { kernels.project(a, n, layer, block, work); });
+        for_blocks(a, blocks, num_threads, [&](int64_t block, float *work) {
             kernels.attend(args, a, layer, block, work);
             if (layer + 1 == a.layers) kernels.finish(args, a, block, work);
         });
     }
-    if (a.layers == 0) for_blocks([&](int64_t block, float *work) { kernels.finish(args, a, block, work); });
+    if (a.layers == 0) for_blocks(a, blocks, num_threads, [&](int64_t block, float *work) { kernels.finish(args, a, block, work); });
 }
 
 }  // namespace
@@ -169,14 +159,15 @@ int64_t count_weights(const AnchoredArgs &args) {
     return find_weights(a, nullptr, attention);
 }
 
-void update_step(UpdateArgs &args, AnchoredArgs *anchored, int num_threads) {
-    const auto &kernels = L2S_KERNELS(update_kernels);
-    num_threads = int(std::min<int64_t>(num_threads, ceil_div(args.N, BLOCK * BLOCKS_PER_THREAD)));
-    const std::unique_ptr<int32_t[]> numbers(new int32_t[size_t(2 * args.N + 1)]);
+namespace {
+
+// Who is seen: a.n, a.rows and a.position, in the 2 N numbers that are returned. The others are copied.
+std::unique_ptr<int32_t[]> sort_out(UpdateArgs &args, const AnchoredArgs *anchored, int num_threads) {
+    std::unique_ptr<int32_t[]> numbers(new int32_t[size_t(2 * args.N + 1)]);
     int32_t *rows = numbers.get();
     args.position = rows + args.N;
     parallel_for(ceil_div(args.N, ROWS_PER_TASK), num_threads, [&](int64_t task) {
-        kernels.sort_out(args, anchored, task * ROWS_PER_TASK, std::min(args.N, (task + 1) * ROWS_PER_TASK));
+        L2S_KERNELS(update_kernels).sort_out(args, anchored, task * ROWS_PER_TASK, std::min(args.N, (task + 1) * ROWS_PER_TASK));
     });
     args.n = 0;
     for (int64_t i = 0; i < args.N; ++i)
@@ -185,11 +176,69 @@ void update_step(UpdateArgs &args, AnchoredArgs *anchored, int num_threads) {
             args.position[i] = int32_t(args.n++);
         }
     args.rows = rows;
+    return numbers;
+}
+
+int worth_waking(const UpdateArgs &args, int num_threads) { return int(std::min<int64_t>(num_threads, ceil_div(args.N, BLOCK * BLOCKS_PER_THREAD))); }
+
+}  // namespace
+
+void update_step(UpdateArgs &args, AnchoredArgs *anchored, int num_threads) {
+    num_threads = worth_waking(args, num_threads);
+    const auto numbers = sort_out(args, anchored, num_threads);
     if (args.n == 0) return;
     if (anchored)
         run_anchored(args, *anchored, num_threads);
     else
-        parallel_for(ceil_div(args.n, BLOCK), num_threads, [&](int64_t block) { kernels.nominal(args, block); });
+        parallel_for(ceil_div(args.n, BLOCK), num_threads, [&](int64_t block) { L2S_KERNELS(update_kernels).nominal(args, block); });
+}
+
+StepEnds::StepEnds(const UpdateArgs &args, const AnchoredArgs &net, const Inputs &inputs, int num_threads)
+    : args_(args), net_(net), num_threads_(worth_waking(args, num_threads)) {
+    static const float identity[9] = {1, 0, 0, 0, 1, 0, 0, 0, 1};
+    net_.heads = 3, net_.relation = identity;  // so the biases of the attention are the relations themselves
+    net_.width = net_.latent = 0;
+    net_.work_size = BLOCK * int64_t(std::max(net_.num_noise, net_.num_read));
+    net_.features = inputs.features, net_.noise_features = inputs.noise;
+    numbers_ = sort_out(args_, &net_, num_threads_);
+    if (args_.n == 0) return;
+    Arena scratch;
+    observe(args_, net_, kept_, scratch, num_threads_);
+    const int k = net_.neighbours;
+    std::copy_n(args_.rows, args_.n, inputs.rows);
+    for (int64_t i = 0; i < args_.n; ++i) {
+        const int64_t block = i / BLOCK, lane = i % BLOCK;
+        for (int64_t near = 0; near < k; ++near) {
+            inputs.neighbours[i * k + near] = net_.chosen[(block * k + near) * BLOCK + lane];
+            inputs.exists[i * k + near] = net_.found[block * BLOCK + lane] > float(near);
+            for (int64_t relation = 0; relation < 3; ++relation)
+                inputs.relations[(i * k + near) * 3 + relation] = net_.bias[((block * k + near) * 3 + relation) * BLOCK + lane];
+        }
+    }
+}
+
+void StepEnds::finish(const float *outputs) const {
+    AnchoredArgs net = net_;
+    net.outputs = outputs;
+    parallel_for(ceil_div(args_.n, BLOCK), num_threads_, [&](int64_t block) { L2S_KERNELS(unroll_kernels).finish(args_, net, block); });
+}
+
+void StepEnds::backward(const float *outputs, const float *const *v_params, float *v_outputs) const {
+    AnchoredArgs net = net_;
+    net.outputs = outputs;
+    parallel_for(ceil_div(args_.n, BLOCK), num_threads_, [&](int64_t block) { L2S_KERNELS(unroll_kernels).backward(args_, net, v_params, block, v_outputs); });
+}
+
+void attend(const AttentionArgs &args, float *mixed, int num_threads) {
+    parallel_for(ceil_div(args.n, ROWS_PER_TASK), num_threads, [&](int64_t task) {
+        std::vector<float> weights(size_t(args.k));
+        L2S_KERNELS(unroll_kernels).attend(args, task * ROWS_PER_TASK, std::min(args.n, (task + 1) * ROWS_PER_TASK), weights.data(), mixed);
+    });
+}
+
+void attend_backward(const AttentionArgs &args, const float *v_mixed, float *v_qkv, float *v_bias) {
+    std::vector<float> weights(size_t(args.k));
+    L2S_KERNELS(unroll_kernels).attend_backward(args, weights.data(), v_mixed, v_qkv, v_bias);
 }
 
 }  // namespace l2s

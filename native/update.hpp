@@ -80,6 +80,10 @@ struct AnchoredArgs {
     const float *common;        // (width): what the means of the features add to u
     float common_gains[GROUPS];
     int64_t work_size;  // floats of scratch that a kernel needs for one block
+
+    // Where torch has the network (unroll.hpp): what it reads, (n, num_read) and (n, num_noise), and what it says, (n, GROUPS + TERMS).
+    float *features, *noise_features;
+    const float *outputs;
 };
 
 // One step. `anchored` null: the rule `nominal`. Results do not depend on num_threads.

@@ -124,14 +124,11 @@ void update_moments(const UpdateArgs &a, const Lanes &lanes, const Moments &out)
 }
 
 void apply_update(const UpdateArgs &a, const Lanes &lanes, float *params, float *delta) {
-    constexpr float INF = __builtin_inff();
-    const float low[GROUPS] = {-INF, -INF, a.limits[0], -a.limits[2], -a.limits[3], -a.limits[3]};
-    const float high[GROUPS] = {INF, INF, a.limits[1], a.limits[2], a.limits[3], a.limits[3]};
     for (int j = 0; j < BLOCK; j += VEC) {
         for (int group = 0; group < GROUPS; ++group)
             for (int c = STARTS[group]; c < STARTS[group] + WIDTHS[group]; ++c) {
                 const int at = c * BLOCK + j;
-                store<float>(params + at, clamp(load(params + at) - load(delta + at), low[group], high[group]));
+                store<float>(params + at, clamp(load(params + at) - load(delta + at), lowest(a, group), highest(a, group)));
             }
         float *quats = params + STARTS[1] * BLOCK + j;
         vec_f square = {};

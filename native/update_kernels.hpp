@@ -22,6 +22,9 @@ L2S_INLINE void load_counts(const UpdateArgs &a, const Lanes &lanes, float *coun
 }
 // Adam's moments, which are written, and what follows from them.
 void update_moments(const UpdateArgs &a, const Lanes &lanes, const Moments &out);
+// Bounds of the parameters of a group.
+L2S_INLINE float highest(const UpdateArgs &a, int group) { return group < 2 ? __builtin_inff() : a.limits[group < 4 ? group - 1 : 3]; }
+L2S_INLINE float lowest(const UpdateArgs &a, int group) { return group == 2 ? a.limits[0] : -highest(a, group); }
 // Writes params - delta, quaternions normalised, clamped. `params` and `delta` (PARAMS rows): both are overwritten.
 void apply_update(const UpdateArgs &a, const Lanes &lanes, float *params, float *delta);
 // How far a direction of 1 moves each group, at the lanes from j.

@@ -158,11 +158,12 @@ def test_the_order_of_gaussians_does_not_matter(name):
     b, b_state = run(rule, start[order], state.select(order), target[order], 1)
     again = torch.randperm(50, generator=generator(2))
     b, b_state = run(rule, b[again], b_state.select(again), target[order][again], 2)
-    # Not to the last bit for the networks: matrix products may sum in another order in another row.
+    # Not to the last bit for the networks: matrix products may sum in another order in another row, and there are Gaussians here whose neighbours'
+    # directions cancel but for rounding, of which the network reads the cosine: one unit in the last place of a mean moves a logit by 2.5e-6.
     for field in FIELDS:
-        torch.testing.assert_close(getattr(b, field), getattr(a[order][again], field), rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(getattr(b, field), getattr(a[order][again], field), rtol=1e-5, atol=2e-5)
     for key, tensor in a_state.select(order).select(again).tensors.items():
-        torch.testing.assert_close(b_state.tensors[key], tensor, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(b_state.tensors[key], tensor, rtol=1e-4, atol=5e-6)
 
 
 @pytest.mark.parametrize("name", RULES)

@@ -1,5 +1,7 @@
 """The steps of `nominal` and `anchored` in one native call each, for float32 on the CPU: same numbers as the torch code but for rounding.
 
+For meta-training, in two calls, with the network in torch between them (`step_ends`).
+
 The torch code defines the rules, and is what runs everywhere else. Both rules come from the same native code, so that an untrained `anchored`
 takes the steps of `nominal` to the last bit.
 """
@@ -7,22 +9,25 @@ takes the steps of `nominal` to the last bit.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from ..gaussians.record import FIELDS, Gaussians
 from ..threads import num_threads
-from ._features import FEATURES, MAGNITUDE_FEATURES, plenty, scarcity, wideness
+from ._features import FEATURES, MAGNITUDE_FEATURES, NUM_RELATIONS, plenty, scarcity, wideness
 
 if TYPE_CHECKING:
+    from .._native import StepEnds
     from .anchored import AnchoredConfig, AnchoredNetwork
     from .base import OptState
     from .nominal import NominalConfig
 
-MEMORY = ("latent", "slow", "running", "seen_rate")  # float32 state of `anchored` beyond the moments
+MEMORY = ("slow", "running", "seen_rate")  # float32 state of `anchored` beyond the moments and the latent one
 
 
 def applies(gaussians: Gaussians, grads: Gaussians, tensors: dict[str, Tensor], weights: Iterable[Tensor] = ()) -> bool:
@@ -47,25 +52,85 @@ def anchored_step(
 ) -> tuple[Gaussians, dict[str, Tensor]]:
     """The new Gaussians, and all new state tensors but `spacing` and `neighbours`. The weights are read anew at every call."""
     from .. import _native
+
+    weights = torch.cat([parameter.detach().reshape(-1) for parameter in network.parameters()])
+    sizes = [config.width, config.blocks, config.heads, config.head_dim, config.mlp_ratio * config.width]
+    new, tensors, arguments = _arguments(gaussians, grads, state, spacing, neighbours, config, (*MEMORY, "latent"))
+    _native.anchored_step(*arguments, sizes, weights.numpy())
+    return new, tensors
+
+
+@dataclass(frozen=True)
+class Ends:
+    """The two ends of a step of `anchored`, of which the first is done: what the network reads about the n seen Gaussians, and the new state."""
+
+    rows: Tensor  # (n,) int64
+    features: Tensor  # (n, F), those of the configuration
+    noise: Tensor  # (n, Z), those of the magnitude path
+    relations: Tensor  # (n, k, NUM_RELATIONS)
+    neighbours: Tensor  # (n, k) int64 numbers among the seen
+    exists: Tensor  # (n, k) bool
+    tensors: dict[str, Tensor]  # The new state but for `spacing`, `neighbours`, `latent`.
+    new: Gaussians  # Written by `finish`; the unseen are there already.
+    native: StepEnds
+
+    def finish(self, log_gains: Tensor, coefficients: Tensor) -> Gaussians:
+        """The new Gaussians, with a graph to what the network says: log-gains (n, 6) before they are squashed, coefficients (n, NUM_TERMS)."""
+        return Gaussians(*_Finish.apply(torch.cat([log_gains, coefficients], dim=1), self))
+
+
+def step_ends(gaussians: Gaussians, grads: Gaussians, state: OptState, spacing: Tensor, neighbours: Tensor, config: AnchoredConfig) -> Ends:
+    """The first end of a step: all that does not need the network."""
+    from .. import _native
+
+    new, tensors, arguments = _arguments(gaussians, grads, state, spacing, neighbours, config, MEMORY)
+    n, k = len(gaussians), min(config.neighbours, neighbours.shape[1])
+    read, noise = (sum(FEATURES[name] for name in names) for names in (config.features, MAGNITUDE_FEATURES))
+    inputs = [
+        torch.empty(n, dtype=torch.int64), torch.empty(n, read), torch.empty(n, noise), torch.empty(n, k, NUM_RELATIONS),
+        torch.empty(n, k, dtype=torch.int64), torch.empty(n, k, dtype=torch.bool),
+    ]  # fmt: skip
+    native = _native.step_ends(*arguments, *(tensor.numpy() for tensor in inputs))
+    return Ends(*(tensor[: native.seen] for tensor in inputs), tensors, new, native)
+
+
+class _Finish(torch.autograd.Function):
+    """From what the network says, (n, 6 + NUM_TERMS), to the fields of the new Gaussians."""
+
+    @staticmethod
+    def forward(ctx, outputs: Tensor, ends: Ends) -> tuple[Tensor, ...]:
+        ctx.ends, ctx.outputs = ends.native, outputs.detach().contiguous()
+        ctx.ends.finish(ctx.outputs.numpy())
+        return tuple(ends.new.tensors().values())
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, *v_fields: Tensor) -> tuple[Tensor, None]:
+        v_outputs = torch.empty_like(ctx.outputs)
+        ctx.ends.backward(ctx.outputs.numpy(), [_array(v) for v in v_fields], v_outputs.numpy())
+        return v_outputs, None
+
+
+def _arguments(
+    gaussians: Gaussians, grads: Gaussians, state: OptState, spacing: Tensor, neighbours: Tensor, config: AnchoredConfig, remembered: tuple[str, ...]
+) -> tuple[Gaussians, dict[str, Tensor], tuple]:
+    """The Gaussians and the state that will be written, and the arguments that both native functions of `anchored` take first."""
     from .anchored import settled_age
 
     tensors = state.tensors
     new, moments, arguments = _shared(gaussians, grads, tensors, spacing, config.nominal)
-    weights = torch.cat([parameter.detach().reshape(-1) for parameter in network.parameters()])
-    memory = {name: torch.empty_like(tensors[name], memory_format=torch.contiguous_format) for name in (*MEMORY, "last_seen")}
-    sizes = [config.width, config.latent, config.blocks, config.heads, config.head_dim, config.mlp_ratio * config.width, config.neighbours]
+    memory = {name: torch.empty_like(tensors[name], memory_format=torch.contiguous_format) for name in (*remembered, "last_seen")}
     bounds = [
         config.max_log_growth, config.max_log_shrink, config.max_correction, settled_age(state.task, config), config.pull_age, config.trust_age,
         plenty(state.task), scarcity(state.task.num_views), wideness(state.task.view_angle), config.decay_anisotropy, config.decay_shN,
     ]  # fmt: skip
-    _native.anchored_step(
-        *arguments, sizes, bounds,
-        _rows(config.features), _rows(MAGNITUDE_FEATURES if config.magnitude else ()), weights.numpy(),
-        state.step, _array(neighbours),
-        [_array(tensors[name]) for name in MEMORY], _array(tensors["last_seen"]),
-        [memory[name].numpy() for name in MEMORY], memory["last_seen"].numpy(), num_threads(),
+    latent = config.latent if "latent" in remembered else 0
+    magnitude = MAGNITUDE_FEATURES if config.magnitude or not latent else ()
+    return new, {**moments, **memory}, (
+        *arguments, config.neighbours, latent, bounds, _rows(config.features), _rows(magnitude), state.step, _array(neighbours),
+        [_array(tensors[name]) for name in remembered], _array(tensors["last_seen"]),
+        [memory[name].numpy() for name in remembered], memory["last_seen"].numpy(), num_threads(),
     )  # fmt: skip
-    return new, {**moments, **memory}
 
 
 def _shared(

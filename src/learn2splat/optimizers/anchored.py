@@ -215,6 +215,9 @@ class Anchored(UpdateRule):
         """
         if self.network.own.weight.device != gaussians.means.device:
             self.network.to(gaussians.means.device)  # the weights follow the Gaussians
+        fixed = theta is None and not any(tensor.requires_grad for tensor in gaussians.tensors().values())
+        if fixed and _native_step.applies(gaussians, grads, state.tensors, self.network.parameters()):
+            return self._update_around_network(gaussians, grads, state)
         config, old = self.config, state.tensors
         flat, (flat_grads, seen) = gaussians.flatten(), clean_gradients(grads.detach())
         direction, tensors = nominal_direction(flat_grads, seen, old, config.nominal)
@@ -275,6 +278,23 @@ class Anchored(UpdateRule):
             tensors[name] = put(old[name], values)
         tensors["last_seen"] = torch.where(seen, state.step, old["last_seen"])
         return apply_update(flat, delta, seen), new_state
+
+    def _update_around_network(self, gaussians: Gaussians, grads: Gaussians, state: OptState) -> tuple[Gaussians, OptState]:
+        """`update` where the Gaussians are constants: all but the network is native, and the step has a graph to the weights and the latent state."""
+        spacing, candidates = self._refreshed(gaussians.means, state)
+        ends = _native_step.step_ends(gaussians, grads, state, spacing, candidates, self.config)
+        new, latent, rows = ends.new, state.tensors["latent"], ends.rows
+        if len(rows):
+            run = (len(rows) / len(gaussians), scarcity(state.task.num_views), wideness(state.task.view_angle))
+            everyone = len(rows) == len(gaussians)
+            own = latent if everyone else latent[rows]
+            log_gains, coefficients, own = self.network(ends.features, ends.noise, run, own, ends.relations, ends.neighbours, ends.exists)
+            latent = own if everyone else latent.index_copy(0, rows, own)
+            new = ends.finish(log_gains, coefficients)
+        else:
+            latent = latent.clone()
+        tensors = {**ends.tensors, "spacing": spacing, "neighbours": candidates, "latent": latent}
+        return new, replace(state, tensors=tensors, step=state.step + 1)
 
     def _refreshed(self, means: Tensor, state: OptState) -> tuple[Tensor, Tensor]:
         """Spacing and neighbour lists, on the schedule of `nominal.refreshed_spacing` and with its values."""

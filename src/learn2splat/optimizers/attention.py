@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..gaussians.knn import knn
+from . import _native_attention
 
 NUM_CANDIDATES = 12  # For k = 4: on real scenes 60-100 % of the Gaussians are seen per step, so a list holds k seen ones but in rare cases.
 
@@ -70,7 +71,10 @@ class KnnAttention(nn.Module):
         """x (n, width), neighbours (n, k) int64 rows of x, exists (n, k) bool, bias (n, k, heads) added to the logits -> (n, width)."""
         n, k = neighbours.shape
         inner = self.heads * self.head_dim
-        q, kv = self.qkv(x).split([inner, 2 * inner], dim=1)
+        qkv = self.qkv(x)
+        if _native_attention.applies(qkv, bias):
+            return self.proj(_native_attention.attend(qkv, neighbours, exists, bias, self.heads))
+        q, kv = qkv.split([inner, 2 * inner], dim=1)
         kv = F.embedding(neighbours.reshape(-1), kv).view(n, k, 2, self.heads, self.head_dim)  # the fastest gather of rows on a CPU
         logits = (kv[:, :, 0] * q.view(n, 1, self.heads, self.head_dim)).sum(-1) * self.head_dim**-0.5
         if bias is not None:
