@@ -33,15 +33,20 @@ MARK = "native: "
 
 def mark_native() -> None:
     """Every native function shows up in profiles under its name."""
+
+    def marked(function, name):
+        def call(*args):
+            with record_function(name):
+                return function(*args)
+
+        return call
+
     for name in dir(_native):
         function = getattr(_native, name)
         if callable(function) and not name.startswith("_") and not isinstance(function, type):
-
-            def marked(*args, _name=MARK + name, _function=function):
-                with record_function(_name):
-                    return _function(*args)
-
-            setattr(_native, name, marked)
+            setattr(_native, name, marked(function, MARK + name))
+    for name in ("finish", "backward"):
+        setattr(_native.StepEnds, name, marked(getattr(_native.StepEnds, name), f"{MARK}StepEnds.{name}"))
 
 
 def main() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -89,7 +90,7 @@ class Scene:
     def __len__(self) -> int:
         return len(self.images)
 
-    @property
+    @cached_property
     def viewmats(self) -> Tensor:
         """(M, 4, 4) float32, camera from world: the inverse of `camtoworlds`, exact for rigid poses."""
         rotation = self.camtoworlds[:, :3, :3].double().mT
