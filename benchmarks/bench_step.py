@@ -24,7 +24,7 @@ from learn2splat.optimizers import Task
 from learn2splat.threads import num_threads
 
 RULES = ("adam", "nominal", "anchored")
-TORCH = "anchored, in torch"  # What meta-training differentiates, and what `anchored` was before its steps were native.
+TORCH = "anchored, network in torch"  # What meta-training differentiates.
 WARM_UP = 3  # steps
 
 

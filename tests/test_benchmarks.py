@@ -24,7 +24,7 @@ def rows(script: str, *argv: object) -> dict[str, list[str]]:
 def test_bench_step_compares_whole_steps(tmp_path):
     scene = write_colmap(tmp_path / "tiny")
     table = rows("bench_step.py", scene, "--steps", 3, "--views", 2, "--cpu")
-    assert set(table) == {"adam", "nominal", "anchored", "anchored, in torch"}
+    assert set(table) == {"adam", "nominal", "anchored", "anchored, network in torch"}
     for gradients, update, step, _, ratio in table.values():
         assert float(step) == pytest.approx(float(gradients) + float(update), abs=0.11)  # three numbers rounded to 0.1 ms
         assert float(ratio) == pytest.approx(float(step) / float(table["adam"][2]), rel=0.3)  # steps of a millisecond, rounded likewise
