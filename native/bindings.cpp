@@ -199,13 +199,12 @@ void nominal_step(Flats<const float> params, Flats<const float> grads, Flats<con
 using Options = std::vector<double>;
 
 // bounds: max_log_growth, max_log_shrink, max_correction, trained_age, pull_age, trust_age, plenty, scarcity, wideness, decay_anisotropy, decay_shN;
-// memory: slow, running, seen_rate, and where `latent` is not 0 the latent state after them.
-l2s::AnchoredArgs anchored_args(size_t N, int neighbours, int latent, const Options &bounds, const Array<const int32_t, -1> &read,
+// memory: slow, running, seen_rate, of the state.
+l2s::AnchoredArgs anchored_args(size_t N, int neighbours, const Options &bounds, const Array<const int32_t, -1> &read,
                                 const Array<const int32_t, -1> &noise, int step, const Array<const int64_t, -1, -1> &candidates, const Flats<const float> &memory,
                                 const Array<const int32_t, -1> &last_seen, const Flats<float> &new_memory, const Array<int32_t, -1> &new_last_seen) {
     l2s::AnchoredArgs net{};
-    check(neighbours > 0 && latent >= 0 && latent < (1 << 16) && bounds.size() == 11, "configuration");
-    net.latent = latent;
+    check(neighbours > 0 && bounds.size() == 11, "configuration");
     net.max_log_growth = float(bounds[0]), net.max_log_shrink = float(bounds[1]), net.max_correction = float(bounds[2]), net.trained_age = float(bounds[3]);
     net.pull_age = float(bounds[4]), net.trust_age = float(bounds[5]), net.plenty = float(bounds[6]);
     net.scarcity = float(bounds[7]), net.wideness = float(bounds[8]), net.decay_anisotropy = float(bounds[9]), net.decay_shN = float(bounds[10]);
@@ -216,23 +215,24 @@ l2s::AnchoredArgs anchored_args(size_t N, int neighbours, int latent, const Opti
     net.neighbours = neighbours < net.num_candidates ? neighbours : net.num_candidates;
     check(candidates.shape(0) == N && net.num_candidates > 0 && last_seen.shape(0) == N && new_last_seen.shape(0) == N, "state");
     net.old_last_seen = last_seen.data(), net.new_last_seen = new_last_seen.data();
-    const size_t widths[4] = {l2s::CORE, l2s::GROUPS, 1, size_t(latent)};
-    const float **from[4] = {&net.old_slow, &net.old_running, &net.old_seen_rate, &net.old_latent};
-    float **to[4] = {&net.new_slow, &net.new_running, &net.new_seen_rate, &net.new_latent};
-    for (size_t i = 0; i < (latent ? 4 : 3); ++i) *from[i] = rows_of(memory, i, N * widths[i]), *to[i] = rows_of(new_memory, i, N * widths[i]);
+    const size_t widths[3] = {l2s::CORE, l2s::GROUPS, 1};
+    const float **from[3] = {&net.old_slow, &net.old_running, &net.old_seen_rate};
+    float **to[3] = {&net.new_slow, &net.new_running, &net.new_seen_rate};
+    for (size_t i = 0; i < 3; ++i) *from[i] = rows_of(memory, i, N * widths[i]), *to[i] = rows_of(new_memory, i, N * widths[i]);
     return net;
 }
 
-// sizes: width, layers, heads, head_dim, hidden; weights: in the order of AnchoredNetwork.parameters(); the others as above.
+// sizes: width, layers, heads, head_dim, hidden; weights: in the order of AnchoredNetwork.parameters(); latent: of the state; the others as above.
 void anchored_step(Flats<const float> params, Flats<const float> grads, Flats<const float> old, Array<const int32_t, -1> count, Flats<float> new_params,
-                   Flats<float> new_moments, Array<int32_t, -1> new_count, Options constants, int neighbours, int latent, Options bounds,
+                   Flats<float> new_moments, Array<int32_t, -1> new_count, Options constants, int neighbours, Options bounds,
                    Array<const int32_t, -1> read, Array<const int32_t, -1> noise, int step, Array<const int64_t, -1, -1> candidates, Flats<const float> memory,
                    Array<const int32_t, -1> last_seen, Flats<float> new_memory, Array<int32_t, -1> new_last_seen, int num_threads, std::vector<int> sizes,
-                   Array<const float, -1> weights) {
+                   Array<const float, -1> weights, Array<const float, -1, -1> latent, Array<float, -1, -1> new_latent) {
     auto a = update_args(params, grads, old, count, new_params, new_moments, new_count, constants);
-    auto net = anchored_args(size_t(a.N), neighbours, latent, bounds, read, noise, step, candidates, memory, last_seen, new_memory, new_last_seen);
-    check(sizes.size() == 5 && latent > 0, "configuration");
-    for (const int size : {sizes[0], sizes[1] + 1, sizes[2], sizes[3], sizes[4]}) check(size > 0 && size < (1 << 16), "configuration");
+    auto net = anchored_args(size_t(a.N), neighbours, bounds, read, noise, step, candidates, memory, last_seen, new_memory, new_last_seen);
+    check(sizes.size() == 5 && latent.shape(0) == size_t(a.N) && new_latent.shape(0) == latent.shape(0) && new_latent.shape(1) == latent.shape(1), "configuration");
+    net.latent = int(latent.shape(1)), net.old_latent = latent.data(), net.new_latent = new_latent.data();
+    for (const int size : {sizes[0], sizes[1] + 1, sizes[2], sizes[3], sizes[4], net.latent}) check(size > 0 && size < (1 << 16), "configuration");
     net.width = sizes[0], net.layers = sizes[1], net.heads = sizes[2], net.head_dim = sizes[3], net.hidden = sizes[4];
     net.weights = weights.data(), net.num_weights = int64_t(weights.shape(0));
     check(l2s::count_weights(net) == net.num_weights, "weights");
@@ -266,15 +266,15 @@ struct StepEnds {
 // The arrays from `rows` on, for what the network reads, have N rows, of which the first are written: one for each seen Gaussian.
 std::unique_ptr<StepEnds> step_ends(Flats<const float> params, Flats<const float> grads, Flats<const float> old, Array<const int32_t, -1> count,
                                     Flats<float> new_params, Flats<float> new_moments, Array<int32_t, -1> new_count, Options constants, int neighbours,
-                                    int latent, Options bounds, Array<const int32_t, -1> read, Array<const int32_t, -1> noise, int step,
+                                    Options bounds, Array<const int32_t, -1> read, Array<const int32_t, -1> noise, int step,
                                     Array<const int64_t, -1, -1> candidates, Flats<const float> memory, Array<const int32_t, -1> last_seen,
                                     Flats<float> new_memory, Array<int32_t, -1> new_last_seen, int num_threads, Array<int64_t, -1> rows,
                                     Array<float, -1, -1> features, Array<float, -1, -1> noise_features, Array<float, -1, -1, 3> relations,
                                     Array<int64_t, -1, -1> chosen, Array<bool, -1, -1> exists) {
     const auto a = update_args(params, grads, old, count, new_params, new_moments, new_count, constants);
-    const auto net = anchored_args(size_t(a.N), neighbours, latent, bounds, read, noise, step, candidates, memory, last_seen, new_memory, new_last_seen);
+    const auto net = anchored_args(size_t(a.N), neighbours, bounds, read, noise, step, candidates, memory, last_seen, new_memory, new_last_seen);
     const size_t N = size_t(a.N), k = size_t(net.neighbours);
-    check(latent == 0 && rows.shape(0) == N && features.shape(0) == N && features.shape(1) == read.shape(0) && noise_features.shape(0) == N &&
+    check(rows.shape(0) == N && features.shape(0) == N && features.shape(1) == read.shape(0) && noise_features.shape(0) == N &&
               noise_features.shape(1) == noise.shape(0) && relations.shape(0) == N && relations.shape(1) == k && chosen.shape(0) == N && chosen.shape(1) == k &&
               exists.shape(0) == N && exists.shape(1) == k, "inputs of the network");
     auto result = std::make_unique<StepEnds>(StepEnds{params, old, new_params, new_count, nullptr});

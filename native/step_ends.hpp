@@ -15,7 +15,7 @@ class StepEnds {
         int64_t *neighbours;         // (n, neighbours) numbers among the seen
         bool *exists;                // (n, neighbours)
     };
-    // The first end: moments, features and all of the new state but the latent one. `net` needs sizes, bounds, rows of features, and that state.
+    // The first end: moments, features and all of the new state but the latent one. `net` needs bounds, rows of features, and that state.
     StepEnds(const UpdateArgs &args, const AnchoredArgs &net, const Inputs &inputs, int num_threads);
     int64_t seen() const { return args_.n; }
     // The other: from log-gains and coefficients (n, GROUPS + TERMS) to new Gaussians. Reads parameters, spacing and new counts again.

@@ -197,7 +197,6 @@ StepEnds::StepEnds(const UpdateArgs &args, const AnchoredArgs &net, const Inputs
     : args_(args), net_(net), num_threads_(worth_waking(args, num_threads)) {
     static const float identity[9] = {1, 0, 0, 0, 1, 0, 0, 0, 1};
     net_.heads = 3, net_.relation = identity;  // so the biases of the attention are the relations themselves
-    net_.width = net_.latent = 0;
     net_.work_size = BLOCK * int64_t(std::max(net_.num_noise, net_.num_read));
     net_.features = inputs.features, net_.noise_features = inputs.noise;
     numbers_ = sort_out(args_, &net_, num_threads_);

@@ -55,9 +55,11 @@ def anchored_step(
 
     weights = torch.cat([parameter.detach().reshape(-1) for parameter in network.parameters()])
     sizes = [config.width, config.blocks, config.heads, config.head_dim, config.mlp_ratio * config.width]
-    new, tensors, arguments = _arguments(gaussians, grads, state, spacing, neighbours, config, (*MEMORY, "latent"))
-    _native.anchored_step(*arguments, sizes, weights.numpy())
-    return new, tensors
+    new, tensors, arguments = _arguments(gaussians, grads, state, spacing, neighbours, config)
+    old = state.tensors["latent"]
+    latent = torch.empty_like(old, memory_format=torch.contiguous_format)
+    _native.anchored_step(*arguments, sizes, weights.numpy(), _array(old), latent.numpy())
+    return new, {**tensors, "latent": latent}
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ class Ends:
 
     rows: Tensor  # (n,) int64
     features: Tensor  # (n, F), those of the configuration
-    noise: Tensor  # (n, Z), those of the magnitude path
+    noise: Tensor  # (n, Z), those of the magnitude path, none without one
     relations: Tensor  # (n, k, NUM_RELATIONS)
     neighbours: Tensor  # (n, k) int64 numbers among the seen
     exists: Tensor  # (n, k) bool
@@ -83,9 +85,9 @@ def step_ends(gaussians: Gaussians, grads: Gaussians, state: OptState, spacing: 
     """The first end of a step: all that does not need the network."""
     from .. import _native
 
-    new, tensors, arguments = _arguments(gaussians, grads, state, spacing, neighbours, config, MEMORY)
+    new, tensors, arguments = _arguments(gaussians, grads, state, spacing, neighbours, config)
     n, k = len(gaussians), min(config.neighbours, neighbours.shape[1])
-    read, noise = (sum(FEATURES[name] for name in names) for names in (config.features, MAGNITUDE_FEATURES))
+    read, noise = (sum(FEATURES[name] for name in names) for names in (config.features, _magnitude(config)))
     inputs = [
         torch.empty(n, dtype=torch.int64), torch.empty(n, read), torch.empty(n, noise), torch.empty(n, k, NUM_RELATIONS),
         torch.empty(n, k, dtype=torch.int64), torch.empty(n, k, dtype=torch.bool),
@@ -111,25 +113,27 @@ class _Finish(torch.autograd.Function):
         return v_outputs, None
 
 
+def _magnitude(config: AnchoredConfig) -> tuple[str, ...]:
+    return MAGNITUDE_FEATURES if config.magnitude else ()
+
+
 def _arguments(
-    gaussians: Gaussians, grads: Gaussians, state: OptState, spacing: Tensor, neighbours: Tensor, config: AnchoredConfig, remembered: tuple[str, ...]
+    gaussians: Gaussians, grads: Gaussians, state: OptState, spacing: Tensor, neighbours: Tensor, config: AnchoredConfig
 ) -> tuple[Gaussians, dict[str, Tensor], tuple]:
-    """The Gaussians and the state that will be written, and the arguments that both native functions of `anchored` take first."""
+    """The Gaussians and the state, latent apart, that will be written, and the arguments that both native functions of `anchored` take first."""
     from .anchored import settled_age
 
     tensors = state.tensors
     new, moments, arguments = _shared(gaussians, grads, tensors, spacing, config.nominal)
-    memory = {name: torch.empty_like(tensors[name], memory_format=torch.contiguous_format) for name in (*remembered, "last_seen")}
+    memory = {name: torch.empty_like(tensors[name], memory_format=torch.contiguous_format) for name in (*MEMORY, "last_seen")}
     bounds = [
         config.max_log_growth, config.max_log_shrink, config.max_correction, settled_age(state.task, config), config.pull_age, config.trust_age,
         plenty(state.task), scarcity(state.task.num_views), wideness(state.task.view_angle), config.decay_anisotropy, config.decay_shN,
     ]  # fmt: skip
-    latent = config.latent if "latent" in remembered else 0
-    magnitude = MAGNITUDE_FEATURES if config.magnitude or not latent else ()
     return new, {**moments, **memory}, (
-        *arguments, config.neighbours, latent, bounds, _rows(config.features), _rows(magnitude), state.step, _array(neighbours),
-        [_array(tensors[name]) for name in remembered], _array(tensors["last_seen"]),
-        [memory[name].numpy() for name in remembered], memory["last_seen"].numpy(), num_threads(),
+        *arguments, config.neighbours, bounds, _rows(config.features), _rows(_magnitude(config)), state.step, _array(neighbours),
+        [_array(tensors[name]) for name in MEMORY], _array(tensors["last_seen"]),
+        [memory[name].numpy() for name in MEMORY], memory["last_seen"].numpy(), num_threads(),
     )  # fmt: skip
 
 
