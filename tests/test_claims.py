@@ -49,6 +49,12 @@ def test_rows_are_measured_against_the_best_rival_of_each_scene(claims, monkeypa
     assert not by_name["50000 points, over the best Adam"].met and "not measured" in by_name["50000 points, over the best Adam"].row()
 
 
+def test_the_seeds_said_are_those_of_the_scene_with_fewest(claims, monkeypatch, tmp_path):
+    pairs = {"equal-time": [("a", 0), ("a", 1), ("b", 0), ("b", 1), ("b", 2)], "sparse": [("a", 0)], "size-full": [("a", 0)]}
+    monkeypatch.setattr(claims, "stored", lambda out, part: {key: {} for key in pairs.get(part.key, ())})
+    assert claims.seeds_measured(tmp_path) == "Seeds: 2 of equal-time; 1 of sparse, size-full."
+
+
 def test_a_run_that_never_gets_there_has_no_head_start(claims):
     cells = group("a", {"adam": 20.0, "adam-tuned": 24.0, "adam-gsplat": 21.0, "adam-auto": 22.0, "nominal": 25.0, "learned": 23.0})["a", 0]
     assert claims.share_of_time(cells) == float("inf")
