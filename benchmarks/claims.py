@@ -25,6 +25,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -246,10 +247,7 @@ def seeds_measured(out: Path) -> str:
     """Which parts have how many seeds on every scene they were measured on."""
     parts: dict[int, list[str]] = {}
     for part in PARTS:
-        seeds: dict[str, int] = {}
-        for scene, _ in stored(out, part):
-            seeds[scene] = seeds.get(scene, 0) + 1
-        if seeds:
+        if seeds := Counter(scene for scene, _ in stored(out, part)):
             parts.setdefault(min(seeds.values()), []).append(part.key)
     return "Seeds: " + "; ".join(f"{count} of {', '.join(names)}" for count, names in sorted(parts.items(), reverse=True)) + "."
 
