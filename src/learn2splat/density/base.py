@@ -49,12 +49,12 @@ class Splat:
         return Splat(self.gaussians[idx], self.state.select(idx), {name: rows[idx] for name, rows in self.stats.items()})
 
     def grow(self, new: Gaussians, parents: Tensor, rule: UpdateRule, generator: torch.Generator) -> Splat:
-        """The Gaussians `new` appended. `parents` (P,) int64: whose state each one copies, -1 for brand-new ones (`UpdateRule.grow`). New stats are zero."""
+        """`new` appended. `parents` (P,) int64: whose state each one copies, -1 for brand-new ones (`UpdateRule.grow`). New stats are zero."""
         stats = {name: torch.cat([rows, rows.new_zeros(len(new), *rows.shape[1:])]) for name, rows in self.stats.items()}
         return Splat(Gaussians.cat([self.gaussians, new]), rule.grow(self.state, parents, generator), stats)
 
     def reset_moments(self, columns: slice, rows: Tensor | None = None) -> Splat:
-        """Zero what the rule remembers about gradients (its tensors (N, 59)) of the parameters `columns`, of all Gaussians or of the positions `rows`."""
+        """Zero what the rule remembers about gradients (its tensors (N, 59)) of the parameters `columns`, of all rows or of the positions `rows`."""
         tensors = dict(self.state.tensors)
         for name, tensor in tensors.items():
             if tensor.ndim == 2 and tensor.shape[1] == 59 and tensor.is_floating_point():
