@@ -74,7 +74,7 @@ def run(rule: UpdateRule, gaussians: Gaussians, state: OptState, target: Gaussia
 
 
 def same_state(a: OptState, b: OptState) -> bool:
-    same = a.tensors.keys() == b.tensors.keys() and a.step == b.step and a.task == b.task
+    same = a.tensors.keys() == b.tensors.keys() and a.step == b.step and a.task == b.task and a.index_tensors == b.index_tensors
     return same and all(torch.equal(a.tensors[name].nan_to_num(-9), b.tensors[name].nan_to_num(-9)) for name in a.tensors)
 
 
@@ -229,7 +229,7 @@ def test_prune_then_step(name):
     pruned = state.select(keep)
     for key, tensor in pruned.tensors.items():
         assert len(tensor) == int(keep.sum()) and tensor.dtype == state.tensors[key].dtype
-        if tensor.dtype == torch.int64:
+        if key in state.index_tensors:
             assert tensor.min() >= 0 and tensor.max() < len(tensor)
         else:
             assert torch.equal(tensor, state.tensors[key][keep])
@@ -296,9 +296,37 @@ def test_states_of_two_scenes_concatenate():
 
 
 def test_removed_neighbours_become_the_gaussian_itself():
-    state = OptState({"neighbours": torch.tensor([[0, 1], [1, 3], [2, 3], [3, 0]])})
+    state = OptState({"neighbours": torch.tensor([[0, 1], [1, 3], [2, 3], [3, 0]])}, index_tensors=frozenset({"neighbours"}))
     kept = state.select(torch.tensor([3, 0, 2]))  # old 1 is gone; 3 -> 0, 0 -> 1, 2 -> 2
     assert kept.tensors["neighbours"].tolist() == [[0, 1], [1, 1], [2, 0]]
+    twice = state.select(torch.tensor([3, 0, 2, 3, 3]))  # the list of 2 names the first of the copies of 3
+    assert twice.tensors["neighbours"].tolist() == [[0, 1], [1, 1], [2, 0], [0, 1], [0, 1]]
+
+
+def test_only_what_is_declared_is_renumbered():
+    """An int64 counter is not a neighbour list (torch's default integer: a trap for rules of one's own)."""
+    lists, counts = torch.tensor([[0, 2], [1, 0], [2, 1]]), torch.tensor([7, 8, 9])
+    state = OptState({"lists": lists, "counts": counts}, index_tensors=frozenset({"lists"}))
+    moved = state.select(torch.tensor([2, 0]))
+    assert moved.tensors["counts"].tolist() == [9, 7] and moved.tensors["lists"].tolist() == [[0, 0], [1, 0]]
+    both = state.cat(state)
+    assert both.tensors["counts"].tolist() == [7, 8, 9] * 2 and torch.equal(both.tensors["lists"][3:], lists + 3)
+    grown = make_optimizer("adam").grow(state, torch.tensor([1, -1]), generator())
+    assert grown.tensors["counts"].tolist() == [7, 8, 9, 8, 0] and grown.tensors["lists"][3:].tolist() == [[1, 0], [4, 4]]
+    assert moved.index_tensors == both.index_tensors == grown.index_tensors == {"lists"}
+    with pytest.raises(ShapeError, match="'lists' is said to hold positions"):
+        OptState({"counts": counts}, index_tensors=frozenset({"lists"}))
+    with pytest.raises(ShapeError, match=r"expected an int64 tensor, got torch\.float32"):
+        OptState({"counts": counts.float()}, index_tensors=frozenset({"counts"}))
+
+
+def test_states_of_earlier_checkpoints_know_their_lists_by_type():
+    start, _ = start_and_target(9)
+    state = make_optimizer("anchored").init(start, TASK, generator())
+    tensors, info = state.state_dict()
+    assert info.pop("index_tensors") == ["neighbours"]
+    old = OptState.from_state_dict(tensors, info)
+    assert old.index_tensors == state.index_tensors == {"neighbours"} and same_state(old, state)
 
 
 def test_unreadable_states():

@@ -126,7 +126,7 @@ class TransformerRule(UpdateRule):
             "latent": self._random_latent(n, generator, device),
             "neighbours": torch.arange(n, device=device).unsqueeze(1).repeat(1, NUM_CANDIDATES),  # none yet: the first step searches
         }
-        return OptState(tensors, task=task)
+        return OptState(tensors, task=task, index_tensors=frozenset({"neighbours"}))
 
     def fresh_rows(self, name: str, like: Tensor, count: int, generator: torch.Generator) -> Tensor:
         if name == "latent":

@@ -194,7 +194,7 @@ class Anchored(UpdateRule):
             "seen_rate": means.new_ones(n),
             "last_seen": torch.full((n,), -1, dtype=torch.int32, device=device),  # -1: not yet
         }
-        return OptState(tensors, task=task)
+        return OptState(tensors, task=task, index_tensors=frozenset({"neighbours"}))
 
     def fresh_rows(self, name: str, like: Tensor, count: int, generator: torch.Generator) -> Tensor:
         rows = super().fresh_rows(name, like, count, generator)

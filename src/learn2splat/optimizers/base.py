@@ -35,21 +35,27 @@ class Task:
             )
 
 
-@dataclass
+@dataclass(eq=False)
 class OptState:
     """What a rule remembers about one scene.
 
-    Tensors of type int64 hold positions of other Gaussians (neighbour lists): they are renumbered when rows move. Counts are int32.
+    Raises:
+        ShapeError: the tensors do not have the same number of rows, or one of `index_tensors` is missing or not int64.
     """
 
     tensors: dict[str, Tensor]  # One row per Gaussian, always.
     step: int = 0  # Inner steps done.
     task: Task = Task()
+    index_tensors: frozenset[str] = frozenset()  # Those of `tensors` that hold positions of Gaussians (neighbour lists): renumbered when rows move.
 
     def __post_init__(self) -> None:
         sizes = {name: len(tensor) for name, tensor in self.tensors.items()}
         if len(set(sizes.values())) > 1:
             raise ShapeError(f"all state tensors must have the same first dimension N, got {sizes}")
+        for name in self.index_tensors:
+            if name not in self.tensors or self.tensors[name].dtype != torch.int64:
+                found = self.tensors[name].dtype if name in self.tensors else "none"
+                raise ShapeError(f"the state tensor {name!r} is said to hold positions of Gaussians: expected an int64 tensor, got {found}")
 
     def __len__(self) -> int:
         return len(next(iter(self.tensors.values()))) if self.tensors else 0
@@ -61,12 +67,13 @@ class OptState:
         tensors = {}
         for name, tensor in self.tensors.items():
             rows = tensor[idx]
-            if tensor.dtype == torch.int64:
-                new_position = torch.full((len(tensor),), -1, dtype=torch.int64, device=tensor.device)
-                new_position[idx] = torch.arange(len(idx), device=tensor.device)
-                moved = new_position[rows]
-                own = torch.arange(len(idx), device=tensor.device).view(-1, *[1] * (tensor.ndim - 1))
-                rows = torch.where(moved < 0, own, moved)  # a neighbour that is gone: the Gaussian itself, until the lists are refreshed
+            if name in self.index_tensors:
+                own = torch.arange(len(idx), device=tensor.device)
+                new_position = torch.full((len(tensor),), len(idx), device=tensor.device)
+                # Where a row is repeated: its first copy, whatever the threads do.
+                new_position.scatter_reduce_(0, idx % max(1, len(tensor)), own, "amin")
+                moved, own = new_position[rows], own.view(-1, *[1] * (tensor.ndim - 1))
+                rows = torch.where(moved == len(idx), own, moved)  # a neighbour that is gone: the Gaussian itself, until the lists are refreshed
             tensors[name] = rows
         return replace(self, tensors=tensors)
 
@@ -78,12 +85,13 @@ class OptState:
         tensors = {}
         for name, tensor in self.tensors.items():
             rows = other.tensors[name]
-            tensors[name] = torch.cat([tensor, rows + shift if rows.dtype == torch.int64 else rows])
+            tensors[name] = torch.cat([tensor, rows + shift if name in self.index_tensors else rows])
         return replace(self, tensors=tensors)
 
     def state_dict(self) -> tuple[dict[str, Tensor], dict]:
         """(flat dict of contiguous tensors for safetensors, JSON-able dict of the rest)."""
-        return {name: tensor.detach().contiguous() for name, tensor in self.tensors.items()}, {"step": self.step, "task": asdict(self.task)}
+        info = {"step": self.step, "task": asdict(self.task), "index_tensors": sorted(self.index_tensors)}
+        return {name: tensor.detach().contiguous() for name, tensor in self.tensors.items()}, info
 
     @staticmethod
     def from_state_dict(tensors: dict[str, Tensor], info: dict) -> OptState:
@@ -93,7 +101,9 @@ class OptState:
             CheckpointError: `info` lacks a key, has an unknown one, or the tensors do not fit together.
         """
         try:
-            return OptState(dict(tensors), int(info["step"]), Task(**info["task"]))
+            # Up to version 0.1.0 positions were told by their type.
+            indices = info.get("index_tensors", [name for name, tensor in tensors.items() if tensor.dtype == torch.int64])
+            return OptState(dict(tensors), int(info["step"]), Task(**info["task"]), frozenset(indices))
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"the optimizer state of this checkpoint does not fit this version ({error}): start the run again") from error
 
@@ -160,15 +170,15 @@ class UpdateRule(abc.ABC):
             if name in self.zero_when_grown:
                 rows = tensor.new_zeros(len(parents), *tensor.shape[1:])
             else:
-                rows = self.fresh_rows(name, tensor, len(parents), generator)
+                if name in state.index_tensors:  # brand-new ones have no neighbours yet but themselves
+                    own = torch.arange(len(state), len(state) + len(parents), device=tensor.device)
+                    rows = own.view(-1, *[1] * (tensor.ndim - 1)).expand(len(parents), *tensor.shape[1:]).clone()
+                else:
+                    rows = self.fresh_rows(name, tensor, len(parents), generator)
                 rows[has_parent] = tensor[parents[has_parent]]
-            if tensor.dtype == torch.int64:
-                own = torch.arange(len(state), len(state) + len(parents), device=tensor.device)
-                rows = torch.where(rows < 0, own.view(-1, *[1] * (tensor.ndim - 1)), rows)
             tensors[name] = torch.cat([tensor, rows])
         return replace(state, tensors=tensors)
 
     def fresh_rows(self, name: str, like: Tensor, count: int, generator: torch.Generator) -> Tensor:
-        """`count` rows of the state tensor `name` for brand-new Gaussians: zeros, and the Gaussian itself (-1) in neighbour lists."""
-        fill = -1 if like.dtype == torch.int64 else 0
-        return torch.full((count, *like.shape[1:]), fill, dtype=like.dtype, device=like.device)
+        """`count` rows of the state tensor `name`, which holds no positions, for brand-new Gaussians: zeros."""
+        return like.new_zeros(count, *like.shape[1:])
