@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -73,6 +74,24 @@ def test_selection_by_mask_slice_and_position():
     assert same_bits(g[mask], g[torch.tensor([0, 2, 5])])
     assert same_bits(Gaussians.cat([g[:2], g[2:]]), g)
     assert same_bits(g[3], g[3:4]) and same_bits(g[-1], g[5:])
+    assert same_bits(g[np.int64(4)], g[4:5]) and same_bits(g[torch.tensor(-2)], g[4:5]) and same_bits(g[[1, 0]], g[torch.tensor([1, 0])])
+    assert len(g[torch.tensor([False] * 6)]) == 0 and len(g[:1][torch.tensor([False])]) == 0
+
+
+@pytest.mark.parametrize("position", [6, 99, -7, np.int64(6)])
+def test_there_is_nothing_out_of_range(position):
+    with pytest.raises(IndexError, match="there are 6 Gaussians, none at position"):
+        random_gaussians(6)[position]
+
+
+def test_iteration_ends():
+    g = random_gaussians(3)
+    assert same_bits(Gaussians.cat(list(g)), g) and len(list(zip(g, g))) == 3 and list(g[:0]) == []
+
+
+def test_records_are_equal_only_to_themselves():
+    g = random_gaussians(3)
+    assert g == g and g != g.clone() and len({g, g, g.clone()}) == 2
 
 
 def test_maps_and_flags():

@@ -18,7 +18,7 @@ class CurvePoint:
     ssim: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Progress:
     """What a progress bar may want to know after a step."""
 
@@ -29,7 +29,7 @@ class Progress:
     gaussians: Gaussians  # As they would be evaluated after this step.
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class FitResult:
     """What a run ends with.
 

@@ -15,6 +15,7 @@ columns. Update rules work on that matrix. Gradients and updates use the same re
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -33,7 +34,7 @@ COLUMNS = {name: slice(sum(list(WIDTHS.values())[:i]), sum(list(WIDTHS.values())
 NUM_PARAMS = sum(WIDTHS.values())  # 59
 
 
-@dataclass
+@dataclass(eq=False)
 class Gaussians:
     """N Gaussians. Shapes are checked on construction.
 
@@ -63,10 +64,17 @@ class Gaussians:
     def __len__(self) -> int:
         return len(self.means)
 
-    def __getitem__(self, idx: Tensor | slice) -> Gaussians:
-        """The Gaussians at `idx`: positions, a mask (N,) or a slice. Selects, permutes or repeats; the order is that of `idx`."""
-        if isinstance(idx, int):
-            idx = slice(idx, idx + 1 or None)  # one Gaussian keeps its dimension N = 1
+    def __getitem__(self, idx: Tensor | slice | int) -> Gaussians:
+        """The Gaussians at `idx`: positions, a mask (N,), a slice, or one position, which keeps its dimension N = 1. The order is that of `idx`.
+
+        Raises:
+            IndexError: a position is not in -N to N - 1.
+        """
+        if hasattr(idx, "__index__") and getattr(idx, "ndim", 0) == 0:  # an integer, of Python, NumPy or torch
+            position = operator.index(idx)
+            if not -len(self) <= position < len(self):  # also what ends `for gaussian in gaussians`
+                raise IndexError(f"there are {len(self)} Gaussians, none at position {position}")
+            idx = slice(position, position + 1 or None)
         return self.map(lambda tensor: tensor[idx])
 
     def tensors(self) -> dict[str, Tensor]:

@@ -67,7 +67,7 @@ class Dice:
         return torch.Generator().manual_seed(self.integer(0, 2**31 - 1))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Episode:
     """A scene with its views, and how far its optimization has come."""
 

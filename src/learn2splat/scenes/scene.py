@@ -16,7 +16,7 @@ from torch import Tensor
 from .angle import seen_points, view_angle
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Similarity:
     """A rotation, a uniform scale and a shift: `x_out = scale * (rotation @ x_in) + translation`.
 
@@ -56,7 +56,7 @@ class Similarity:
         return Similarity(1.0 / self.scale, back, -(back @ self.translation) / self.scale)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Scene:
     """Posed photos and the points seen in them. Index i means the same photo in every list.
 
