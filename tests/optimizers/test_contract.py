@@ -11,7 +11,7 @@ from random_gaussians import random_gaussians, random_gradients, same_bits
 from safetensors.torch import load, save
 
 from learn2splat.errors import CheckpointError, OptionError, ShapeError
-from learn2splat.gaussians import FIELDS, Gaussians
+from learn2splat.gaussians import COLUMNS, FIELDS, Gaussians
 from learn2splat.optimizers import OPTIMIZERS, OptState, Problem, Task, UpdateRule, make_optimizer
 from learn2splat.optimizers._moments import clean_gradients
 
@@ -263,6 +263,24 @@ def test_grow_copies_parents_but_starts_moments_at_zero(name):
             rule.grow(state, torch.tensor([50]), generator())
     with pytest.raises(ShapeError, match="int64"):
         rule.grow(state, torch.tensor([0.0]), generator())
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_reset_moments_of_one_parameter(name):
+    rule, (start, target) = rule_named(name), start_and_target()
+    gaussians, state = run(rule, start, rule.init(start, TASK, generator()), target, 3)
+    opacity, before = COLUMNS["logit_opacities"], {key: tensor.clone() for key, tensor in state.tensors.items()}
+    reset = rule.reset_moments(state, opacity)
+    for key, tensor in reset.tensors.items():
+        assert torch.equal(state.tensors[key], before[key])
+        if key in rule.zero_when_grown:
+            assert (before[key][:, opacity] != 0).any() and (tensor[:, opacity] == 0).all(), key
+            rest = torch.arange(tensor.shape[1]) != opacity.start
+            assert torch.equal(tensor[:, rest], before[key][:, rest]), key
+        else:
+            assert torch.equal(tensor.nan_to_num(-9), before[key].nan_to_num(-9)), key
+    new, _ = run(rule, gaussians, reset, target, 2)
+    assert new.is_finite()
 
 
 @pytest.mark.parametrize("n", [1, 2])

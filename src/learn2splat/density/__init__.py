@@ -1,7 +1,39 @@
 """Density control: which Gaussians there are."""
 
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ..errors import OptionError
 from .base import DensityControl as DensityControl
 from .base import Event as Event
 from .base import Observation as Observation
 from .base import Splat as Splat
 from .base import Surroundings as Surroundings
+from .default import ABSGRAD, Default
+from .none import NoControl
+
+# What `make_density` knows: name -> what it is, in one line.
+DENSITY_CONTROLS: dict[str, str] = {
+    "none": "the Gaussians of the start, from the first step to the last",
+    "default": "3DGS: clone and split where gradients on screen are large, prune, reset opacities",
+    "default-abs": "the same with absolute gradients (AbsGS), which finds blurred detail",
+}
+
+
+def make_density(name: str) -> DensityControl:
+    """The density control called `name`, a key of `DENSITY_CONTROLS`.
+
+    Raises:
+        OptionError: unknown name.
+    """
+    if name not in DENSITY_CONTROLS:
+        raise OptionError(f"unknown density control {name!r}: choose one of {', '.join(DENSITY_CONTROLS)}")
+    return _FACTORIES[name]()
+
+
+_FACTORIES: dict[str, Callable[[], DensityControl]] = {
+    "none": NoControl,
+    "default": Default,
+    "default-abs": lambda: Default(ABSGRAD, "default-abs"),
+}

@@ -53,14 +53,9 @@ class Splat:
         stats = {name: torch.cat([rows, rows.new_zeros(len(new), *rows.shape[1:])]) for name, rows in self.stats.items()}
         return Splat(Gaussians.cat([self.gaussians, new]), rule.grow(self.state, parents, generator), stats)
 
-    def reset_moments(self, columns: slice, rows: Tensor | None = None) -> Splat:
-        """Zero what the rule remembers about gradients (its tensors (N, 59)) of the parameters `columns`, of all rows or of the positions `rows`."""
-        tensors = dict(self.state.tensors)
-        for name, tensor in tensors.items():
-            if tensor.ndim == 2 and tensor.shape[1] == 59 and tensor.is_floating_point():
-                tensors[name] = tensor.clone()
-                tensors[name][slice(None) if rows is None else rows, columns] = 0
-        return replace(self, state=replace(self.state, tensors=tensors))
+    def reset_moments(self, columns: slice, rule: UpdateRule) -> Splat:
+        """Zero what the rule remembers about the gradients of the parameters `columns`, one of `COLUMNS`."""
+        return replace(self, state=rule.reset_moments(self.state, columns))
 
 
 @dataclass(frozen=True)

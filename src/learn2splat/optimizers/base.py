@@ -135,6 +135,7 @@ class UpdateRule(abc.ABC):
     name: str = "abstract"
     needs_problem: bool = False  # Whether `step` takes the `Problem` of the step as a fourth argument: rules of second order.
     # State tensors that start at zero in a new Gaussian even when it has a parent: Adam's moments. The others (latent state, counts) are copied.
+    # Their columns are those of `Gaussians.flatten`, all of them or the first ones.
     zero_when_grown: frozenset[str] = frozenset({"m", "v"})
 
     @abc.abstractmethod
@@ -177,6 +178,14 @@ class UpdateRule(abc.ABC):
                     rows = self.fresh_rows(name, tensor, len(parents), generator)
                 rows[has_parent] = tensor[parents[has_parent]]
             tensors[name] = torch.cat([tensor, rows])
+        return replace(state, tensors=tensors)
+
+    def reset_moments(self, state: OptState, columns: slice) -> OptState:
+        """The state after the parameters `columns` (of `gaussians.record.COLUMNS`) were set anew: their moments are zero, all else stays."""
+        tensors = dict(state.tensors)
+        for name in self.zero_when_grown & tensors.keys():
+            tensors[name] = tensors[name].clone()
+            tensors[name][:, columns] = 0
         return replace(state, tensors=tensors)
 
     def fresh_rows(self, name: str, like: Tensor, count: int, generator: torch.Generator) -> Tensor:
