@@ -11,6 +11,7 @@ from .base import Observation as Observation
 from .base import Splat as Splat
 from .base import Surroundings as Surroundings
 from .default import ABSGRAD, Default
+from .mcmc import MCMC
 from .none import NoControl
 
 # What `make_density` knows: name -> what it is, in one line.
@@ -18,6 +19,7 @@ DENSITY_CONTROLS: dict[str, str] = {
     "none": "the Gaussians of the start, from the first step to the last",
     "default": "3DGS: clone and split where gradients on screen are large, prune, reset opacities",
     "default-abs": "the same with absolute gradients (AbsGS), which finds blurred detail",
+    "mcmc": "3DGS-MCMC: relocate the transparent, add copies, noise, two penalties",
 }
 
 
@@ -36,4 +38,5 @@ _FACTORIES: dict[str, Callable[[], DensityControl]] = {
     "none": NoControl,
     "default": Default,
     "default-abs": lambda: Default(ABSGRAD, "default-abs"),
+    "mcmc": MCMC,
 }
