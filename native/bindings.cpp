@@ -19,6 +19,7 @@
 #include "raster.hpp"
 #include "ssim.hpp"
 #include "step_ends.hpp"
+#include "sweep.hpp"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -310,6 +311,36 @@ void attend_backward(Array<const float, -1, -1> qkv, Array<const int64_t, -1, -1
     l2s::attend_backward(args, v_mixed.data(), v_qkv.data(), pointer(v_bias));
 }
 
+// neighbours (M, n): rows of `pictures`, -1 from where there are no more; warps (M, n, 12); ranges (M, 2): first inverse depth and step.
+void sweep(std::vector<Array<const float, -1, -1>> pictures, Array<const int32_t, -1, -1> neighbours, Array<const float, -1, -1, 12> warps,
+           Array<const float, -1, 2> ranges, int count, int best, int num_threads, std::vector<Array<float, -1, -1>> inverse_depths, std::vector<Array<float, -1, -1>> scores) {
+    const size_t M = pictures.size(), most = neighbours.shape(1);
+    check(neighbours.shape(0) == M && warps.shape(0) == M && ranges.shape(0) == M && inverse_depths.size() == M && scores.size() == M, "views");
+    check(most <= l2s::SWEEP_MAX_NEIGHBOURS && warps.shape(1) == most && count > 0 && best > 0, "sweep");
+    std::vector<l2s::Picture> all;
+    for (const auto &picture : pictures) {
+        check(picture.shape(0) > 1 && picture.shape(1) > 1 && picture.size() < (size_t(1) << 31), "pictures");
+        all.push_back({picture.data(), int64_t(picture.shape(0)), int64_t(picture.shape(1))});
+    }
+    std::vector<l2s::SweepView> views(M);
+    for (size_t i = 0; i < M; ++i) {
+        l2s::SweepView &view = views[i];
+        view.photo = all[i];
+        for (const auto &out : {inverse_depths[i], scores[i]}) check(out.shape(0) == size_t(view.photo.height) && out.shape(1) == size_t(view.photo.width), "outputs");
+        for (view.num_neighbours = 0; view.num_neighbours < int(most) && neighbours(i, size_t(view.num_neighbours)) >= 0; ++view.num_neighbours) {
+            const size_t n = size_t(view.num_neighbours), other = size_t(neighbours(i, n));
+            check(other < M, "neighbours");
+            view.neighbours[n] = all[other];
+            for (size_t k = 0; k < 12; ++k) view.warps[n][k] = warps(i, n, k);
+        }
+        view.best = best < view.num_neighbours ? best : view.num_neighbours;
+        view.first = ranges(i, 0), view.step = ranges(i, 1);
+        view.inverse_depth = inverse_depths[i].data(), view.score = scores[i].data();
+    }
+    nb::gil_scoped_release unlocked;
+    l2s::sweep(views.data(), int64_t(M), count, num_threads);
+}
+
 template <class T> void bind(nb::module_ &m, const std::string &suffix) {
     const auto name = [&](const char *base) { return std::string(base) + suffix; };
     m.def(name("project_forward").c_str(), &project_forward<T>);
@@ -337,6 +368,8 @@ NB_MODULE(_native, m) {
     m.def("step_ends", &step_ends);
     m.def("attend", &attend);
     m.def("attend_backward", &attend_backward);
+    m.def("sweep", &sweep);
+    m.attr("SWEEP_MAX_NEIGHBOURS") = l2s::SWEEP_MAX_NEIGHBOURS;
     m.attr("PROJECT_CHUNK") = l2s::PROJECT_CHUNK;
     m.def("isa", &l2s::isa_name, "Instruction set in use: base, avx2 or avx512.");
     m.def("thread_pool", &l2s::pool_description, "Whose threads run the kernels.");

@@ -1,0 +1,157 @@
+"""Depth maps of photos by a multi-view plane sweep (native/sweep.hpp), and which of their pixels a second photo confirms."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ..errors import OptionError
+from ..scenes import Scene
+from ..threads import num_threads
+from ._neighbours import surroundings
+
+SMALLEST_SIDE = 5  # px: one window
+
+
+@dataclass(frozen=True)
+class DepthMaps:
+    """Depths of the photos `idx` at a reduced size. Entry i of every list is that of photo `idx[i]`; sizes may differ.
+
+    Attributes:
+        idx: positions in the scene.
+        depths: each (h, w) float32, of pixel centres (column + 0.5, row + 0.5), along camera +z in world units; NaN where nothing could be compared.
+        scores: each (h, w) float32, mean normalised cross-correlation with the best neighbours, -1 to 1.
+        confirmed: each (h, w) bool: the score is high and the map of another photo agrees. These depths can be relied on.
+        Ks: (len(idx), 3, 3) float32, px of the maps.
+        camtoworlds: (len(idx), 4, 4) float32, as in the scene.
+    """
+
+    idx: tuple[int, ...]
+    depths: tuple[Tensor, ...]
+    scores: tuple[Tensor, ...]
+    confirmed: tuple[Tensor, ...]
+    Ks: Tensor
+    camtoworlds: Tensor
+
+    def points(self, i: int) -> Tensor:
+        """(h, w, 3) the points that the pixels of map i show, world units, normalised frame; NaN where the depth is."""
+        camtoworld = self.camtoworlds[i]
+        return _in_camera(self.depths[i], self.Ks[i]) @ camtoworld[:3, :3].mT + camtoworld[:3, 3]
+
+
+def depth_maps(
+    scene: Scene,
+    idx: Sequence[int],
+    *,
+    long_side: int = 128,
+    num_depths: int = 64,
+    num_neighbours: int = 4,
+    best: int = 2,
+    min_score: float = 0.5,
+    agree: float = 0.03,
+) -> DepthMaps:
+    """The depth of every pixel of the photos `idx`, which are compared with each other and with no other photo.
+
+    The range of depths follows from the points that a photo sees, or from the other cameras where it sees hardly any; nothing depends on the unit
+    of length. Results do not depend on the number of threads.
+
+    Args:
+        idx: positions in the scene, all different; those of one photo alone have no depth.
+        long_side: px; photos are shrunk to it, never enlarged.
+        num_depths: compared, evenly spaced in inverse depth.
+        num_neighbours: photos that each one is compared with, at most 8.
+        best: a depth is as good as the mean of its best so many neighbours: occlusion hides a point from some.
+        min_score: of a confirmed pixel, and of the one that confirms it.
+        agree: relative difference in depth up to which it does.
+
+    Raises:
+        OptionError: an argument is out of its range.
+    """
+    from .. import _native
+
+    idx = tuple(idx)
+    _check(scene, idx, long_side, num_depths, num_neighbours, best)
+    photos, Ks = _shrunk(scene, idx, long_side)
+    viewmats = scene.viewmats[list(idx)].double()
+    sizes = torch.tensor([photo.shape[::-1] for photo in photos], dtype=torch.float64).view(-1, 2)
+    around = surroundings(viewmats, Ks, sizes, scene.points, num_neighbours)
+    first, last = 1 / around.far, 1 / around.near
+    ranges = torch.stack([first, (last - first) / (num_depths - 1)], 1).float()
+    inverse_depths, scores = ([np.empty(photo.shape, np.float32) for photo in photos] for _ in range(2))
+    warps = _warps(viewmats, Ks, around.neighbours)
+    _native.sweep(photos, around.neighbours.numpy(), warps.numpy(), ranges.numpy(), num_depths, best, num_threads(), inverse_depths, scores)
+    found = [(1 / torch.from_numpy(inverse), torch.from_numpy(score)) for inverse, score in zip(inverse_depths, scores)]
+    good = [(torch.where(score > min_score, depth, torch.nan), K.float()) for (depth, score), K in zip(found, Ks)]
+    confirmed = []
+    for i, neighbours in enumerate(around.neighbours.tolist()):
+        relative = {n: (viewmats[n] @ scene.camtoworlds[idx[i]].double()).float() for n in neighbours if n >= 0}
+        confirmed.append(_confirmed(good[i], [(*good[n], pose) for n, pose in relative.items()], agree))
+    depths, kept_scores = zip(*found) if found else ((), ())
+    return DepthMaps(idx, depths, kept_scores, tuple(confirmed), Ks.float(), scene.camtoworlds[list(idx)])
+
+
+def _check(scene: Scene, idx: tuple[int, ...], long_side: int, num_depths: int, num_neighbours: int, best: int) -> None:
+    from .. import _native
+
+    if len(set(idx)) < len(idx) or not all(0 <= i < len(scene) for i in idx):
+        raise OptionError(f"photos must be different positions from 0 to {len(scene) - 1}, got {idx}")
+    if long_side < SMALLEST_SIDE or num_depths < 2:
+        raise OptionError(f"depth maps need long_side >= {SMALLEST_SIDE} px and num_depths >= 2, got {long_side} and {num_depths}")
+    if not 1 <= best <= num_neighbours <= _native.SWEEP_MAX_NEIGHBOURS:
+        raise OptionError(f"depth maps need 1 <= best <= num_neighbours <= {_native.SWEEP_MAX_NEIGHBOURS}, got {best} and {num_neighbours}")
+
+
+def _shrunk(scene: Scene, idx: Sequence[int], long_side: int) -> tuple[list[np.ndarray], Tensor]:
+    """Grey photos, each (h, w) float32 in [0, 1], and their Ks (M, 3, 3) float64. HAMMING: as all photos are shrunk (scenes/_photos.py)."""
+    photos, Ks = [], scene.Ks[list(idx)].double()
+    for K, i in zip(Ks, idx):
+        width, height = scene.size(i)
+        ratio = min(1.0, long_side / max(width, height))
+        size = (max(SMALLEST_SIDE, round(width * ratio)), max(SMALLEST_SIDE, round(height * ratio)))
+        photo = Image.fromarray(scene.images[i].numpy()).resize(size, Image.Resampling.HAMMING)
+        photos.append(np.asarray(photo).mean(2, dtype=np.float32) / np.float32(255))
+        K[0] *= size[0] / width
+        K[1] *= size[1] / height
+    return photos, Ks
+
+
+def _warps(viewmats: Tensor, Ks: Tensor, neighbours: Tensor) -> Tensor:
+    """(M, n, 12) float32: A and b of native/sweep.hpp."""
+    other = neighbours.clamp_min(0).long()
+    relative = viewmats[other] @ torch.linalg.inv(viewmats)[:, None]
+    A = Ks[other] @ relative[..., :3, :3] @ torch.linalg.inv(Ks)[:, None]
+    b = Ks[other] @ relative[..., :3, 3:]
+    return torch.cat([A.flatten(2), b.flatten(2)], 2).float().contiguous()
+
+
+def _in_camera(depth: Tensor, K: Tensor) -> Tensor:
+    """(h, w, 3): the points at the depths (h, w) of the pixels, camera frame."""
+    height, width = depth.shape
+    x = (torch.arange(width) + 0.5 - K[0, 2]) / K[0, 0]
+    y = (torch.arange(height) + 0.5 - K[1, 2]) / K[1, 1]
+    return torch.stack([x * depth, y[:, None] * depth, depth], 2)
+
+
+def _confirmed(own: tuple[Tensor, Tensor], others: list[tuple[Tensor, Tensor, Tensor]], agree: float) -> Tensor:
+    """(h, w) bool: where one of `others` has the depth of the point that a pixel shows.
+
+    `own`: depths, NaN where they are not good, and K. `others`: the same, and the matrix (4, 4) from the own to their camera.
+    """
+    depth, K = own
+    p_cam = _in_camera(depth, K)
+    result = torch.zeros(depth.shape, dtype=torch.bool)
+    for other, other_K, pose in others:
+        height, width = other.shape
+        p = p_cam @ pose[:3, :3].mT + pose[:3, 3]
+        z = p[..., 2]
+        column = (p[..., 0] / z * other_K[0, 0] + other_K[0, 2]).floor()
+        row = (p[..., 1] / z * other_K[1, 1] + other_K[1, 2]).floor()
+        inside = (z > 0) & (column >= 0) & (column < width) & (row >= 0) & (row < height)
+        there = other[torch.where(inside, row, 0).long(), torch.where(inside, column, 0).long()]
+        result |= inside & ((there - z).abs() <= agree * z)
+    return result
