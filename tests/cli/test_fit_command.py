@@ -11,6 +11,7 @@ from PIL import Image
 from tiny_scenes import HEIGHT, WIDTH
 
 from learn2splat.cli import main
+from learn2splat.gaussians import load_splat, save_splat
 
 FIELDS = ["optimizer", "psnr", "best_psnr", "ssim", "steps", "seconds", "num_gaussians", "curve"]
 
@@ -128,6 +129,29 @@ def test_start_from_a_splat(fitted, scene_folder, tmp_path, capsys):
     assert main(["fit", str(scene_folder), "--steps", "0", "--init", str(fitted / "point_cloud.ply"), "--out", str(tmp_path), "--json"]) == 0
     psnr = json.loads(capsys.readouterr().out)["psnr"]
     assert psnr == pytest.approx(json.loads((fitted / "metrics.json").read_text())["psnr"], abs=2e-3)
+
+
+def test_start_from_any_splat_and_from_a_point_cloud(fitted, scene_folder, tmp_path, capsys):
+    """What is loose in a splat is mended with one note; a cloud takes the place of the points of the scene."""
+    g = load_splat(fitted / "point_cloud.ply")
+    save_splat(tmp_path / "a.spz", g)
+    vertices = plyfile.PlyData.read(fitted / "point_cloud.ply")["vertex"].data.copy()
+    vertices["opacity"][7] = np.inf
+    plyfile.PlyData([plyfile.PlyElement.describe(vertices, "vertex")]).write(tmp_path / "infinite.ply")
+    xyz = np.zeros(30, [(name, "<f4") for name in "xyz"])
+    for i, name in enumerate("xyz"):
+        xyz[name] = g.means[:30, i]
+    plyfile.PlyData([plyfile.PlyElement.describe(xyz, "vertex")]).write(tmp_path / "cloud.ply")
+    for file, options, count, notes in (
+        ("a.spz", [], len(g), 0),
+        ("infinite.ply", [], len(g), 1),
+        ("cloud.ply", ["--max-points", "20"], 20, 0),
+    ):
+        out = tmp_path / file.replace(".", "_")
+        assert main(["fit", str(scene_folder), "--steps", "0", "--init", str(tmp_path / file), "--out", str(out), "--json", *options]) == 0
+        printed, err = capsys.readouterr()
+        assert json.loads(printed)["num_gaussians"] == count
+        assert err.count("note: ") == notes
 
 
 def test_random_start(scene_folder, tmp_path, capsys):

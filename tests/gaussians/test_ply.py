@@ -11,11 +11,12 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from numpy.lib.recfunctions import repack_fields
 from plyfile import PlyData, PlyElement
 from random_gaussians import random_gaussians, same_bits
 
 from learn2splat.errors import PlyError, SaveError
-from learn2splat.gaussians import NUM_PARAMS, Gaussians, load_ply, save_ply
+from learn2splat.gaussians import COLUMNS, NUM_PARAMS, Gaussians, load_cloud, load_ply, save_ply
 
 SPLAT = ["x", "y", "z", "f_dc_0", "f_dc_1", "f_dc_2", "opacity", "scale_0", "scale_1", "scale_2", "rot_0", "rot_1", "rot_2", "rot_3"]
 
@@ -86,6 +87,7 @@ FINITE = st.floats(width=32, allow_nan=False, allow_infinity=False)
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rows=arrays(np.float32, st.tuples(st.integers(1, 4), st.just(NUM_PARAMS)), elements=FINITE))
 def test_round_trip_keeps_every_bit(tmp_path, rows):
+    rows[~rows[:, COLUMNS["quats"]].any(1), COLUMNS["quats"].start] = 1  # a rotation of length 0 is none
     g = Gaussians.unflatten(torch.from_numpy(rows.copy()))
     save_ply(tmp_path / "a.ply", g)
     assert same_bits(load_ply(tmp_path / "a.ply"), g)
@@ -102,12 +104,71 @@ def test_loaded_gaussians_are_our_own_memory(tmp_path):
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_bad_rows_are_counted(tmp_path, bad):
-    rows = np.zeros((5, len(SPLAT)), np.float32)
+def test_bad_rows_are_left_out_with_a_note(tmp_path, bad):
+    rows = np.ones((5, len(SPLAT)), np.float32)
+    rows[:, 0] = range(5)
     rows[1, 3:6] = bad
     rows[4, 0] = bad
-    with pytest.raises(PlyError, match="2 of 5 Gaussians"):
+    with pytest.warns(UserWarning, match="2 of 5 Gaussians in .* left out"):
+        g = load_ply(write(tmp_path / "a.ply", SPLAT, rows))
+    assert g.means[:, 0].tolist() == [0, 2, 3] and g.is_finite()
+    rows[:, 1] = bad
+    with pytest.raises(PlyError, match="none of the 5 Gaussians"):
         load_ply(write(tmp_path / "a.ply", SPLAT, rows))
+
+
+def test_infinite_opacities_scales_of_0_and_rotations_of_0_are_mended(tmp_path):
+    """Converters write log 0, the logit of 1 and unset rotations."""
+    rows = np.tile(np.arange(len(SPLAT), dtype=np.float32), (4, 1))
+    rows[0, 6], rows[1, 6] = np.inf, -np.inf
+    rows[2, 8] = -np.inf
+    rows[3, 10:] = 0
+    with pytest.warns(UserWarning) as notes:
+        g = load_ply(write(tmp_path / "a.ply", SPLAT, rows))
+    assert [str(note.message).split(" in ")[0] for note in notes] == ["1 of 4 Gaussians", "2 of 4 opacities", "1 of 4 rotations"]
+    assert g.logit_opacities.sigmoid().tolist() == pytest.approx([1 - 1 / 1020, 1 / 1020, 0.9975, 0.9975], abs=1e-4)
+    assert g.log_scales[2].tolist() == pytest.approx([7, 7 + np.log(0.01), 9])
+    assert g.quats[3].tolist() == [1, 0, 0, 0]
+
+
+def test_a_2dgs_splat_gets_a_thickness(tmp_path):
+    names = [name for name in SPLAT if name != "scale_2"]
+    with pytest.warns(UserWarning, match="flat Gaussians"):
+        g = load_ply(write(tmp_path / "a.ply", names, [np.arange(len(names), dtype=np.float32)]))
+    assert g.log_scales[0].tolist() == pytest.approx([7, 8, 7 + np.log(0.01)]) and g.quats[0].tolist() == [9, 10, 11, 12]
+
+
+@pytest.mark.parametrize(
+    ("names", "dtype", "values"),
+    [
+        (["red", "green", "blue"], "u1", [0, 51, 255]),
+        (["diffuse_red", "diffuse_green", "diffuse_blue"], "<u2", [0, 13107, 65535]),
+        (["r", "g", "b"], "<f4", [0, 0.2, 1]),
+        (["red", "green", "blue"], "<f8", [0, 51, 255]),
+    ],
+)
+def test_colours_in_place_of_sh(tmp_path, names, dtype, values):
+    """A splat of plain colours, and a cloud of them."""
+    plain = [name for name in SPLAT if not name.startswith("f_dc")]
+    rows = np.ones(2, [*((name, "<f4") for name in plain), *((name, dtype) for name in names)])
+    for name, value in zip(names, values):
+        rows[name][0] = value
+        rows[name][1] = values[2]
+    PlyData([PlyElement.describe(rows, "vertex")]).write(str(tmp_path / "a.ply"))
+    assert (0.5 + 0.28209479 * load_ply(tmp_path / "a.ply").sh0[0, 0]).tolist() == pytest.approx([0, 0.2, 1], abs=1e-6)
+    assert load_cloud(tmp_path / "a.ply") is None
+    PlyData([PlyElement.describe(repack_fields(rows[["x", "y", "z", *names]]), "vertex")]).write(str(tmp_path / "a.ply"))
+    points, colours = load_cloud(tmp_path / "a.ply")
+    assert points.dtype == torch.float64 and colours[0].tolist() == pytest.approx([0, 0.2, 1], abs=1e-6)
+    with pytest.raises(PlyError, match="is not a 3DGS splat"):
+        load_ply(tmp_path / "a.ply")
+
+
+def test_sh_of_degree_4_are_cut(tmp_path):
+    names = [*SPLAT, *(f"f_rest_{i}" for i in range(72))]
+    with pytest.warns(UserWarning, match="degree 4"):
+        g = load_ply(write(tmp_path / "a.ply", names, [np.arange(len(names), dtype=np.float32)]))
+    assert g.shN[0, :, 1].tolist() == list(range(14 + 24, 14 + 24 + 15))
 
 
 def test_missing_attributes_are_named(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -14,7 +15,7 @@ from ..fit import FitResult, fit, score
 from ..fit.checkpoint import has_checkpoint
 from ..fit.files import atomic_write
 from ..fit.loop import DEFAULT_STEPS, check_options
-from ..gaussians import Gaussians, init_from_points, init_random, load_ply, transform_gaussians
+from ..gaussians import Gaussians, init_from_points, init_random, load_cloud, load_splat, transform_gaussians
 from ..optimizers import make_optimizer
 from ..scenes import Scene
 from . import result as saved
@@ -61,7 +62,8 @@ class Fit(Command):
     test_every: int = 8
     """Hold out the first and then every so-many-th photo of the sorted names."""
     init: str = "sfm"
-    """Start: sfm (the points of the scene), random, or a 3DGS PLY in the frame of the scene."""
+    """Start: sfm (the points of the scene), random, or a file in the frame of the scene: a splat (.ply, .compressed.ply, .spz, .sog,
+    .splat) or a point cloud (.ply)."""
     views_per_step: int = 8
     """Photos rendered in one step."""
     average: Flag = False
@@ -89,9 +91,7 @@ class Fit(Command):
         scene = saved.open_scene(self.scene, self.long_side, self.data_factor, self.test_every)
         gaussians = initial_gaussians(scene, self.init, self.max_points, self.seed)
         steps = DEFAULT_STEPS if self.steps is None and self.max_seconds is None else self.steps
-        check_options(
-            scene, gaussians, steps=steps, max_seconds=self.max_seconds, views_per_step=self.views_per_step, save_every=self.save_every
-        )
+        check_options(scene, gaussians, steps=steps, max_seconds=self.max_seconds, views_per_step=self.views_per_step, save_every=self.save_every)
         self._prepare(folder, scene, gaussians)
 
         with stop_on_signals() as should_stop, FitProgress(f"{scene.name} {self.optimizer}", steps, self.max_seconds) as progress:
@@ -189,7 +189,7 @@ def initial_gaussians(scene: Scene, init: str, max_points: int | None, seed: int
     """The start of a run, in the normalised frame.
 
     Raises:
-        OptionError: `init` is not sfm, random or a PLY file, or `max_points` does not fit to it.
+        OptionError: `init` is not sfm, random or a file, or `max_points` does not fit to it.
         SceneError, PlyError: there is nothing to start from.
     """
     generator = torch.Generator().manual_seed(seed)
@@ -199,11 +199,16 @@ def initial_gaussians(scene: Scene, init: str, max_points: int | None, seed: int
         return init_from_points(scene.points, scene.colors, max_points=max_points, generator=generator)
     if init == "random":
         return init_random(scene, max_points or len(scene.points), generator=generator)
-    if not init.endswith(".ply"):
-        raise OptionError(f"--init must be sfm, random or the path of a .ply file, got {init}")
+    path = Path(init)
+    if not path.suffix and not path.exists():
+        raise OptionError(f"--init must be sfm, random or the path of a splat or point cloud, got {init}")
+    cloud = saved.with_notes(partial(load_cloud, path)) if path.suffix.lower() == ".ply" else None
+    if cloud is not None:
+        points, colors = cloud
+        return init_from_points(scene.to_normalised.apply(points).float(), colors, max_points=max_points, generator=generator)
     if max_points is not None:
-        raise OptionError("--max-points does not go with --init FILE.ply: all Gaussians of the file are used")
-    return transform_gaussians(load_ply(Path(init)), scene.to_normalised)
+        raise OptionError("--max-points does not go with --init SPLAT: all Gaussians of the file are used")
+    return transform_gaussians(saved.with_notes(partial(load_splat, path)), scene.to_normalised)
 
 
 def _print_summary(folder: Path, scene: Scene, result: FitResult) -> None:

@@ -1,10 +1,10 @@
 """The folder that `fit` writes and that `eval` and `render` read.
 
-    point_cloud.ply   the Gaussians, 3DGS layout, input frame of the scene
-    config.json       options, scene, versions, machine, command
-    metrics.json      the last numbers and the curve
-    renders/          each held-out photo and its render side by side
-    checkpoint/       for --resume (learn2splat.fit.checkpoint)
+point_cloud.ply   the Gaussians, 3DGS layout, input frame of the scene
+config.json       options, scene, versions, machine, command
+metrics.json      the last numbers and the curve
+renders/          each held-out photo and its render side by side
+checkpoint/       for --resume (learn2splat.fit.checkpoint)
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
@@ -26,6 +27,7 @@ from ..gaussians import Gaussians, load_ply, save_ply, transform_gaussians
 from ..scenes import Scene, load_scene
 from .common import note, to_json
 
+T = TypeVar("T")
 PLY, CONFIG, METRICS, RENDERS, CHECKPOINT = "point_cloud.ply", "config.json", "metrics.json", "renders", "checkpoint"
 
 
@@ -67,14 +69,15 @@ def open_scene(path: Path, long_side: int | None, data_factor: int, test_every: 
     return with_notes(partial(load_scene, path, long_side=long_side, data_factor=data_factor, test_every=test_every))
 
 
-def with_notes(load: Callable[[], Scene]) -> Scene:
-    """What `load` returns; its warnings as plain lines on stderr."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # the scene itself has them too
-        scene = load()
-    for warning in scene.warnings:
-        note(f"note: {warning}")
-    return scene
+def with_notes(load: Callable[[], T]) -> T:
+    """What `load` returns; its warnings as plain lines on stderr, each once."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("always", UserWarning)
+        loaded = load()
+    for text in dict.fromkeys(str(warning.message) for warning in caught):
+        note(f"note: {text}")
+    return loaded
 
 
 def load_config(folder: Path) -> dict:

@@ -1,10 +1,14 @@
-"""Gaussians: the record, initialisation, k nearest neighbours, PLY, similarity transforms."""
+"""Gaussians: the record, initialisation, k nearest neighbours, splat files, similarity transforms."""
 
+from .formats import FORMATS as FORMATS
+from .formats import load_cloud as load_cloud
+from .formats import load_ply as load_ply
+from .formats import load_splat as load_splat
+from .formats import save_ply as save_ply
+from .formats import save_splat as save_splat
 from .init import init_from_points as init_from_points
 from .init import init_random as init_random
 from .knn import knn as knn
-from .ply import load_ply as load_ply
-from .ply import save_ply as save_ply
 from .record import COLUMNS as COLUMNS
 from .record import FIELDS as FIELDS
 from .record import NUM_PARAMS as NUM_PARAMS
