@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from learn2splat import make_optimizer, register_optimizer
-from learn2splat.fit import loop
+from learn2splat.fit import run
 from learn2splat.optimizers import UpdateRule
 
 STEP_SECONDS = 0.125  # on the clock below, half of it the update rule; sums of it are exact
@@ -25,7 +25,7 @@ class Clock:
         return self.now
 
     def install(self, patch: pytest.MonkeyPatch):
-        patch.setattr(loop, "time", SimpleNamespace(perf_counter=self.perf_counter, process_time=lambda: self.now / 2, monotonic=lambda: self.now))
+        patch.setattr(run, "time", SimpleNamespace(perf_counter=self.perf_counter, process_time=lambda: self.now / 2, monotonic=lambda: self.now))
         return self
 
 

@@ -20,7 +20,7 @@ from learn2splat.cli import main
 from learn2splat.cli.bench_progress import BenchProgress
 from learn2splat.cli.report import print_summary
 
-OPTIONS = ["--optimizers", "nominal, adam", "--budget", "adam:6", "--long-side", "None", "--views-per-step", "2"]
+OPTIONS = ["--optimizers", "nominal, adam", "--budget", "adam:6", "--long-side", "0", "--views-per-step", "2"]
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +99,7 @@ def test_what_makes_no_sense_is_one_sentence(scene_folder, fitted, tmp_path, sen
     assert "no optimizers" in sentence("bench", scene_folder, "--optimizers", ",", *out)
     assert "no weights file at" in sentence("bench", scene_folder, "--optimizers", "adam,learned@none.safetensors", *out)
     assert "--seeds must be at least 1" in sentence("bench", scene_folder, "--seeds", "0", *out)
-    assert "--max-points must be at least 1" in sentence("bench", scene_folder, "--max-points", "0", *out)
+    assert "--max-points must be 0 or more" in sentence("bench", scene_folder, "--max-points", "-1", *out)
     assert "--views-per-step must be at least 1" in sentence("bench", scene_folder, "--views-per-step", "0", *out)
     assert "--save-every must be positive" in sentence("bench", scene_folder, "--save-every", "0", *out)
     assert "--context-views belongs to" in sentence("bench", scene_folder, "--context-views", "3", *out)

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from learn2splat.cli import main
-from learn2splat.fit import files, loop
+from learn2splat.fit import files, run
 from learn2splat.fit.checkpoint import load_checkpoint
 
 STEPS = 90
@@ -96,9 +96,9 @@ def test_resume_from_what_is_on_disk_at_any_write(scene_folder, tmp_path, uninte
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_saves_and_stops(scene_folder, tmp_path, uninterrupted, number, monkeypatch, capsys):
     out, before = tmp_path / "out", signal.getsignal(number)
-    step = loop.loss_and_gradients
+    step = run.loss_and_gradients
     steps = iter(range(1000))
-    monkeypatch.setattr(loop, "loss_and_gradients", lambda *a: (signal.raise_signal(number) if next(steps) == 20 else None, step(*a))[1])
+    monkeypatch.setattr(run, "loss_and_gradients", lambda *a: (signal.raise_signal(number) if next(steps) == 20 else None, step(*a))[1])
     assert main(command(scene_folder, out)) == 2
     err = capsys.readouterr().err
     assert err.splitlines()[-1] == f"learn2splat: stopped at step 21; everything is saved in {out}, go on with --out {out} --resume"

@@ -7,7 +7,7 @@ from rich.console import Console
 from tiny_scenes import blobs
 
 from learn2splat.cli.progress import FitProgress
-from learn2splat.fit import CurvePoint, Progress
+from learn2splat.fit import CurvePoint, Progress, flat_plan
 
 POINTS = (CurvePoint(0, 0.0, 14.25, 0.3), CurvePoint(10, 2.5, 21.5, 0.5))
 
@@ -15,17 +15,17 @@ POINTS = (CurvePoint(0, 0.0, 14.25, 0.3), CurvePoint(10, 2.5, 21.5, 0.5))
 def run(terminal: bool, steps=100, max_seconds=None, width=120) -> str:
     file = io.StringIO()
     console = Console(file=file, force_terminal=terminal, width=width, color_system=None)
-    with FitProgress("fern adam", steps, max_seconds, console) as progress:
-        progress(Progress(0, 0.0, math.nan, POINTS[:1], blobs()))
+    with FitProgress("fern adam", flat_plan(256, steps=steps, seconds=max_seconds, views_per_step=8), console) as progress:
+        progress(Progress(0, 0.0, math.nan, POINTS[:1], blobs(), 0.0, 0))
         for step in range(1, 11):
-            progress(Progress(step, 0.25 * step, 0.2 / step, POINTS[:1], blobs()))
-        progress(Progress(10, 2.5, 0.02, POINTS, blobs()))
+            progress(Progress(step, 0.25 * step, 0.2 / step, POINTS[:1], blobs(), step / 100, 0))
+        progress(Progress(10, 2.5, 0.02, POINTS, blobs(), 0.1, 0))
     return file.getvalue()
 
 
 def test_a_terminal_gets_a_live_bar():
     text = run(terminal=True)
-    for words in ("fern adam", "step 10/100", "2.5 s", "4.0 steps/s", "loss 0.0200", "held-out 21.50 dB", "━"):
+    for words in ("fern adam", "256 px", "40 Gaussians", "step 10/100", "2.5/about 25 s", "loss 0.0200", "held-out 21.50 dB", "━"):
         assert words in text
 
 
@@ -37,8 +37,8 @@ def test_a_narrow_terminal_keeps_the_numbers():
 def test_a_file_gets_a_line_per_evaluation():
     lines = run(terminal=False).splitlines()
     assert lines == [
-        "fern adam  step 0/100  0.0 s  held-out 14.25 dB",
-        "fern adam  step 10/100  2.5 s  4.0 steps/s  loss 0.0200  held-out 21.50 dB",
+        "fern adam  256 px  40 Gaussians  step 0/100  0.0 s  held-out 14.25 dB",
+        "fern adam  256 px  40 Gaussians  step 10/100  2.5/about 25 s  loss 0.0200  held-out 21.50 dB",
     ]
 
 

@@ -9,7 +9,7 @@ import torch
 from tiny_scenes import blobs, tiny_scene
 
 from learn2splat.errors import CheckpointError, OptionError, SceneError
-from learn2splat.fit import fit, loop, mean_score, score
+from learn2splat.fit import fit, flat_plan, gradients, loop, make_plan, mean_score, run, score
 from learn2splat.fit.checkpoint import load_checkpoint
 from learn2splat.gaussians import Gaussians, init_from_points
 from learn2splat.losses import photometric_loss
@@ -48,7 +48,7 @@ def test_inner_loss_is_the_sum_over_views_of_any_size():
     """Against one autograd pass per view, photo by photo."""
     scene = tiny_scene(two_sizes=True)
     gaussians, views = blobs(seed=1), [1, 2, 3, 6]
-    total, grads = loop.loss_and_gradients(scene, gaussians, views)
+    total, grads = gradients.loss_and_gradients(scene, gaussians, views)
     leaves = gaussians.detach().requires_grad_()
     expected = 0.0
     for i in views:
@@ -65,8 +65,8 @@ def test_inner_loss_is_the_sum_over_views_of_any_size():
 
 def test_held_out_photos_are_not_fitted(monkeypatch):
     seen = set()
-    real = loop.loss_and_gradients
-    monkeypatch.setattr(loop, "loss_and_gradients", lambda scene, g, views: (seen.update(views), real(scene, g, views))[1])
+    real = run.loss_and_gradients
+    monkeypatch.setattr(run, "loss_and_gradients", lambda scene, g, views: (seen.update(views), real(scene, g, views))[1])
     fit(SCENE, start(), "adam", steps=4, views_per_step=3, eval_at=())
     assert seen == set(SCENE.train_idx)
 
@@ -95,16 +95,26 @@ def test_global_random_state_is_neither_used_nor_changed():
     assert torch.equal(torch.rand(3), expected)
 
 
-@pytest.mark.parametrize(("name", "average"), [("adam", False), ("nominal", True), ("learned", False)])
-def test_stopping_and_resuming_gives_the_same_bits(tmp_path, monkeypatch, name, average):
-    monkeypatch.setattr(loop, "AVERAGE_FROM", 5)
-    options = {"steps": 14, "views_per_step": 3, "average": average, "eval_at": (0, 4, 10)}
+def small_plan(**options):
+    """Two sizes, three events of growth and an average at the end, in 14 steps."""
+    plan = make_plan([SCENE.size(i) for i in SCENE.train_idx], len(SCENE.points), num_downscales=1, views_per_step=3, **{"steps": 14, **options})
+    growth = tuple(replace(plan.growth[0], at=at, target=target) for at, target in ((0.1, 45), (0.3, 55), (0.5, 60)))
+    return replace(plan, growth=growth if plan.density != "none" else (), average_from=0.7)
+
+
+@pytest.mark.parametrize("flat", [True, False], ids=["flat", "plan"])
+@pytest.mark.parametrize("name", ["adam", "nominal", "learned"])
+@pytest.mark.parametrize("stop", [2, 6, 12])
+def test_stopping_and_resuming_gives_the_same_bits(tmp_path, name, flat, stop):
+    plan = flat_plan(32, steps=14, seconds=None, views_per_step=3) if flat else small_plan()
+    options = {"plan": plan, "eval_at": (0, 4, 10)}
     whole = fit(SCENE, start(), name, **options)
     asked = iter(range(100))
-    first = fit(SCENE, start(), name, **options, checkpoint=tmp_path, should_stop=lambda: next(asked) == 6)
-    assert first.interrupted and first.steps == 6
+    first = fit(SCENE, start(), name, **options, checkpoint=tmp_path, should_stop=lambda: next(asked) == stop)
+    assert first.interrupted and first.steps == stop
     rest = fit(SCENE, start(), name, **options, checkpoint=tmp_path, resume=True)
     assert_same_bits(rest.gaussians, whole.gaussians)
+    assert len(whole.gaussians) == (40 if flat else 60)
     assert [(p.step, p.psnr, p.ssim) for p in rest.curve] == [(p.step, p.psnr, p.ssim) for p in whole.curve]
     assert rest.seconds > first.seconds
     again = fit(SCENE, start(), name, **options, checkpoint=tmp_path, resume=True)  # of a finished run: nothing is left to do
@@ -130,8 +140,8 @@ def test_resume_without_a_checkpoint_starts(tmp_path):
         ({"seed": 1}, "seed is 0 there and 1 here"),
         ({"optimizer": "nominal"}, "optimizer is adam there and nominal here"),
         ({"optimizer": make_optimizer("adam", sh0=0.1)}, "the constants of the optimizer are not the same"),
-        ({"views_per_step": 4}, "views_per_step is 8 there and 4 here"),
-        ({"average": True}, "average is False there and True here"),
+        ({"views_per_step": 4}, r"photos per step is \[8\] there and \[4\] here"),
+        ({"steps": None, "plan": small_plan(steps=2)}, "density control is none there and error here"),
         ({"gaussians": start()[:20]}, "number of Gaussians is 40 there and 20 here"),
         ({"scene": tiny_scene(seed=3)}, "the photos or cameras are not the same"),
     ],
@@ -184,26 +194,25 @@ def test_a_run_that_diverges_ends_with_its_last_finite_state(tmp_path):
 
 
 def test_a_loss_that_is_not_finite_takes_back_the_step_before(monkeypatch):
-    real, calls = loop.loss_and_gradients, iter(range(100))
-    monkeypatch.setattr(loop, "loss_and_gradients", lambda *a: (float("inf"), None) if next(calls) == 4 else real(*a))
+    real, calls = run.loss_and_gradients, iter(range(100))
+    monkeypatch.setattr(run, "loss_and_gradients", lambda *a: (float("inf"), None) if next(calls) == 4 else real(*a))
     result = fit(SCENE, start(), "adam", steps=20, eval_at=(0, 4))
     assert result.diverged and result.steps == 3
     assert [point.step for point in result.curve] == [0, 3]
 
 
-def test_average_is_less_noisy_than_the_iterates_and_starts_late(monkeypatch):
-    plain = fit(SCENE, start(), "adam", steps=6, eval_at=())
-    early = fit(SCENE, start(), "adam", steps=6, eval_at=(), average=True)
-    assert_same_bits(plain.gaussians, early.gaussians)  # before AVERAGE_FROM
-    monkeypatch.setattr(loop, "AVERAGE_FROM", 3)
-    average = fit(SCENE, start(), "adam", steps=6, eval_at=(), average=True)
-    moved = [float(torch.linalg.vector_norm(g.log_scales - start().log_scales)) for g in (average.gaussians, plain.gaussians)]
-    assert 0 < moved[0] < 0.95 * moved[1]  # the average lags behind a path that leads away from the start
+def test_the_average_is_that_of_the_iterates_since_its_start():
+    flat = flat_plan(32, steps=6, seconds=None, views_per_step=8)
+    steps = {}
+    fit(SCENE, start(), "adam", plan=flat, eval_at=(), on_step=lambda progress: steps.setdefault(progress.step, progress.gaussians))
+    averaged = fit(SCENE, start(), "adam", plan=replace(flat, average_from=0.5), eval_at=())
+    expected = (steps[4].means + steps[5].means + steps[6].means) / 3  # the steps that were made at a progress of 0.5 and more
+    assert torch.allclose(averaged.gaussians.means, expected, atol=1e-6)
 
 
 def test_seconds_count_optimization_only(monkeypatch):
-    real = loop.score
-    monkeypatch.setattr(loop, "score", lambda *a: (time.sleep(0.5), real(*a))[1])
+    real = run.score
+    monkeypatch.setattr(run, "score", lambda *a: (time.sleep(0.5), real(*a))[1])
     began = time.perf_counter()
     result = fit(SCENE, start(), "adam", steps=4, eval_at=(0, 1, 2), on_step=lambda progress: time.sleep(0.05))
     assert time.perf_counter() - began > 2.2

@@ -8,7 +8,7 @@ import torch
 from torchmetrics.functional.image import peak_signal_noise_ratio
 
 from learn2splat.fit.evaluate import render_photos
-from learn2splat.fit.loop import loss_and_gradients
+from learn2splat.fit.gradients import loss_and_gradients
 from learn2splat.gaussians import Gaussians
 from learn2splat.meta import schemes, with_scheme
 from learn2splat.meta.schemes import compressed, delta_loss, l1_per_view, meta_loss, nominal_of, roll_out, unroll

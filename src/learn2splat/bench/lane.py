@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 from ..errors import CheckpointError, SaveError
-from ..fit import FitRun, rendered
+from ..fit import FitRun, Plan, flat_plan, rendered
 from ..fit.checkpoint import fingerprint, has_checkpoint, rule_fingerprint
 from ..fit.files import atomic_write
 from ..gaussians import Gaussians
@@ -47,6 +47,7 @@ class Start:
     protocol: Protocol
     about: dict
     shown: int | None
+    step_seconds: float | None = None  # measured, for plans whose budget is a time
 
 
 class Lane:
@@ -62,6 +63,7 @@ class Lane:
         self.reference = start.protocol.budget.reference is not None and order == 0
         self.fit: FitRun | None = None
         self.memory: int | None = None
+        self.plan = start.protocol.plan(start.scene, len(start.gaussians), start.step_seconds, contender)
         rule = contender.make()
         identity = {**fingerprint(start.scene, start.gaussians), **rule_fingerprint(rule), "code of the optimizer": _code_of(rule)}
         old = file.read()
@@ -79,6 +81,7 @@ class Lane:
             "optimizer": {"label": contender.label, "spec": contender.spec, "order": order},
             "seed": start.seed,
             "identity": identity,
+            **({"plan": self.plan.to_json()} if start.protocol.planned else {}),
             **start.about,
         }
 
@@ -91,8 +94,7 @@ class Lane:
         try:
             self._throw_away_steps()
             self.memory = self._measure_memory()
-            budget = self.start.protocol.budget
-            self.fit = self._make_run(budget.steps if self.reference or not budget.reference else None, resume)
+            self.fit = self._make_run(self.plan, resume)
         except (SaveError, CheckpointError):
             raise
         except Exception as error:  # whatever an optimizer of someone's own may raise: it is a row of the table
@@ -113,19 +115,20 @@ class Lane:
         return None if None in peaks else int(statistics.median(peaks))
 
     def _throw_away_steps(self) -> None:
-        run = self._make_run(WARM_UP_STEPS)
+        plan = self.plan
+        last = plan.stages[-1]
+        run = self._make_run(flat_plan(last.long_side, steps=WARM_UP_STEPS, seconds=None, views_per_step=last.views_per_step))
         for _ in range(WARM_UP_STEPS):
             run.advance()
 
-    def _make_run(self, steps: int | None, resume: bool | None = None) -> FitRun:
+    def _make_run(self, plan: Plan, resume: bool | None = None) -> FitRun:
         """`resume`: None for a run that keeps no checkpoint."""
         return FitRun(
             self.start.scene,
             self.start.gaussians,
             self.contender.make(),
-            steps=steps,
+            plan,
             horizon=self.start.protocol.budget.steps,
-            views_per_step=self.start.protocol.views_per_step,
             seed=self.start.seed,
             checkpoint=None if resume is None else self.file.checkpoint,
             resume=bool(resume),
@@ -141,11 +144,11 @@ class Lane:
                     self._score()
                 if self.fit.finished or self.fit.seconds >= turn:
                     break
-                before = self.fit.seconds
+                before, tenth = self.fit.seconds, self._tenth()
                 self.fit.advance()
                 if self.fit.diverged:
                     self.file.append("rewind", step=self.fit.step)
-                elif is_mark(self.fit.step) or passed_mark(before, self.fit.seconds):
+                elif is_mark(self.fit.step) or passed_mark(before, self.fit.seconds) or self._tenth() > tenth:
                     self._score()
             self._update()
             if self.fit.finished:
@@ -154,6 +157,10 @@ class Lane:
             raise
         except Exception as error:  # see begin
             self.fail(error)
+
+    def _tenth(self) -> int:
+        """Tenths of the plan that are over: marks of a run that goes from coarse to fine."""
+        return int(10 * self.fit.progress) if self.start.protocol.planned else 0
 
     def _score(self) -> None:
         """Append the quality of now, with a picture where it is kept."""
@@ -169,7 +176,7 @@ class Lane:
             picture = path.name
         metrics = self.start.protocol.metrics
         psnr, ssim = (point.psnr, point.ssim) if metrics == "ours" else quality_as(metrics, self.start.scene, fit.gaussians)
-        row = Point(fit.step, fit.seconds, fit.cpu_seconds, fit.update_seconds, psnr, ssim, picture)
+        row = Point(fit.step, fit.seconds, fit.cpu_seconds, fit.update_seconds, psnr, ssim, picture, point.num_gaussians)
         self.file.append("point", **asdict(row))
         self.psnr = psnr
 
@@ -184,7 +191,8 @@ class Lane:
         self._end("failed", error=f"{type(error).__name__}: {error}", where=" ".join(f"{frame.filename}:{frame.lineno}" for frame in frames))
 
     def _end(self, status: str, **more: object) -> None:
-        clocks = {"cpu_seconds": self.fit.cpu_seconds, "update_seconds": self.fit.update_seconds} if self.fit else {}
+        names = ("cpu_seconds", "update_seconds", "growth_seconds")
+        clocks = {name: getattr(self.fit, name) for name in names} if self.fit else {}
         values = {"status": status, "steps": self.steps, "seconds": self.seconds, **clocks, "peak_bytes": self.memory, "load": load_average()}
         self.file.append("end", **values, **more)
         self.file.drop_checkpoint()

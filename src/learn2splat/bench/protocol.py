@@ -23,14 +23,17 @@ from typing import Literal
 
 import torch
 
+from ..density import make_density
 from ..errors import BackendError, OptionError
+from ..fit.plan import VIEWS, Plan, flat_plan, make_plan
 from ..optimizers import UpdateRule, make_optimizer
+from ..scenes import Scene
 
 FORMAT = 1
 SLICE_SECONDS = 1.0  # How long one optimizer runs before the next gets its turn: shorter than what neighbours on a machine usually do.
 MEMORY_RUNS = 5  # Of the warm-up, whose median peak is the memory of a cell.
 WARM_UP_STEPS = 2  # Made and thrown away before the clock starts: first calls import, allocate and start threads.
-LATER_FIELDS = {"metrics": "ours", "suite": None, "size": None, "index": None}
+LATER_FIELDS = {"metrics": "ours", "suite": None, "size": None, "index": None, "density": "none", "num_downscales": 0, "max_gaussians": None}
 
 
 @dataclass(frozen=True)
@@ -71,14 +74,41 @@ class Protocol:
     budget: Budget = Budget(reference="adam", steps=1000)
     long_side: int | None = 256  # px; None: as the photos are
     max_points: int | None = 5000  # of the start; None: all
-    views_per_step: int = 8
+    views_per_step: int | None = 8  # None: as the plan has it
     test_every: int = 8
     context_views: int | None = None  # None: dense
     device: Literal["cpu", "cuda"] = "cpu"
     metrics: Literal["ours", "gsplat", "inria"] = "ours"  # metrics.py
     suite: str | None = None  # suites.py; None: folders given one by one
     size: tuple[int, int] | None = None  # (height, width) px by covering and cropping, in place of `long_side`
+    density: str = "none"  # the density control of all, but of contenders that name their own
+    num_downscales: int | None = 0  # how often the photos are halved at the start; None: as the plan has it
+    max_gaussians: int | None = None  # None: as the plan has it
     index: str | None = None  # digest of the evaluation index that says which views are context and which are targets
+
+    @property
+    def planned(self) -> bool:
+        """Whether runs go from coarse to fine or grow; else they have one size and the Gaussians of the start."""
+        return self.density != "none" or self.num_downscales != 0
+
+    def plan(self, scene: Scene, num_gaussians: int, step_seconds: float | None, contender: Contender) -> Plan:
+        """The plan of a run; the same for all contenders but for what they ask for by name."""
+        budget, sizes = self.budget, [scene.size(i) for i in scene.train_idx]
+        if not self.planned and contender.density is None:
+            long_side = max(max(size) for size in sizes)
+            steps = budget.steps if budget.reference in (None, contender.label) else None
+            return flat_plan(long_side, steps=steps, seconds=budget.seconds, views_per_step=self.views_per_step or VIEWS)
+        return make_plan(
+            sizes,
+            num_gaussians,
+            steps=budget.steps,
+            seconds=budget.seconds,
+            step_seconds=step_seconds,
+            views_per_step=self.views_per_step,
+            num_downscales=0 if contender.full_size else self.num_downscales,
+            density=contender.density or self.density,
+            max_gaussians=self.max_gaussians,
+        )
 
     @property
     def setting(self) -> str:
@@ -114,21 +144,33 @@ class Protocol:
 
 @dataclass(frozen=True)
 class Contender:
-    """An optimizer in a comparison: how it is made, and what it is called in tables."""
+    """An optimizer in a comparison: how it is made, what it is called in tables, and how it spends its time where not as all do."""
 
     spec: str
     label: str
+    optimizer: str = ""  # the part of `spec` that `make` makes
+    density: str | None = None  # a density control of its own
+    full_size: bool = False  # from the first step on
 
     @staticmethod
     def parse(spec: str) -> Contender:
-        """A name for `make_optimizer`, or `name@weights.safetensors` for trained weights of `learned`, `anchored` or `paper`."""
-        name, _, weights = spec.partition("@")
+        """A name for `make_optimizer`, or `name@weights.safetensors` for trained weights of `learned`, `anchored` or `paper`; after it `+default`,
+        `+mcmc` or another density control, and `+full` for the full size of the photos from the first step on.
+        """
+        optimizer, *ways = spec.split("+")
+        name, _, weights = optimizer.partition("@")
         short = name.rpartition(":")[2]
-        return Contender(spec, f"{short}@{Path(weights).stem}" if weights else short)
+        label = f"{short}@{Path(weights).stem}" if weights else short
+        controls = [way for way in ways if way != "full"]
+        if len(controls) > 1 or len(ways) - len(controls) > 1:
+            raise OptionError(f"after an optimizer come at most one density control and +full, got {spec!r}")
+        for control in controls:
+            make_density(control)
+        return Contender(spec, "+".join([label, *ways]), optimizer, controls[0] if controls else None, "full" in ways)
 
     def make(self) -> UpdateRule:
         """A new rule. Raises OptionError or CheckpointError where there is none."""
-        name, _, weights = self.spec.partition("@")
+        name, _, weights = self.optimizer.partition("@")
         return make_optimizer(name, **({"weights": weights} if weights else {}))
 
 
@@ -156,7 +198,7 @@ def parse_contenders(specs: list[str], budget: Budget) -> list[Contender]:
 
 def file_name(text: str) -> str:
     """`text` with everything but letters, digits, dot, underscore, at and minus replaced."""
-    return re.sub(r"[^\w.@-]+", "_", text).lstrip(".") or "_"
+    return re.sub(r"[^\w.@+-]+", "_", text).lstrip(".") or "_"
 
 
 def is_mark(value: float) -> bool:

@@ -70,8 +70,8 @@ def facts(c: Comparison) -> dict[str, str]:
         scenes[s["name"]] = f"{s['name']} ({s['context']} fitted and {s['held_out']} held-out photos of {sizes} px, {s['gaussians']} Gaussians)"
     return {
         "protocol": f"{p['name']}, budget {p['budget']}; {p['setting']}; photos: {_size(p)}; {points}; {views}; "
-        f"{p['views_per_step']} views per step{metrics}; "
-        f"no density control; slices of {p['slice_seconds']:g} s in turn, {p['warm_up_steps']} steps of warm-up not counted; device {p['device']}",
+        f"{_views_per_step(p)}{metrics}; {_growth(p)}; "
+        f"slices of {p['slice_seconds']:g} s in turn, {p['warm_up_steps']} steps of warm-up not counted; device {p['device']}",
         "scenes": ", ".join(scenes[name] for name in c.scenes),
         "seeds": ", ".join(str(seed) for seed in sorted({cell.seed for cell in cells})),
         "machine": each([_machine(m) for m in machines]) + ("" if math.isnan(loads) else f"; median load {loads:.1f}"),
@@ -196,3 +196,18 @@ def _size(p: dict) -> str:
 def _machine(m: dict) -> str:
     gpu = f", {m['gpu']}" if m.get("gpu") else ""
     return f"{m['cpu']}{gpu}, {m['threads']} of {m['cores']} cores"
+
+
+def _views_per_step(p: dict) -> str:
+    return "views per step as planned" if p["views_per_step"] is None else f"{p['views_per_step']} views per step"
+
+
+def _growth(p: dict) -> str:
+    """What the runs did with their time, in words."""
+    if p.get("density", "none") == "none":
+        grown = "no density control"
+    else:
+        grown = f"density control {p['density']}" + (f" up to {p['max_gaussians']} Gaussians" if p.get("max_gaussians") else "")
+    halvings = p.get("num_downscales", 0)
+    sizes = "" if halvings == 0 else ", coarse to fine" + ("" if halvings is None else f" from 1/{2**halvings}")
+    return grown + sizes

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from ..errors import OptionError
+from ..fit.measure import measured_step_seconds
 from ..gaussians import init_from_points
 from ..machine import commit, machine
 from ..scenes import Scene
@@ -115,7 +116,9 @@ def run_group(
     generator = torch.Generator().manual_seed(seed)
     gaussians = init_from_points(scene.points, scene.colors, max_points=protocol.max_points, generator=generator).to(device)
     about = {"machine": {**machine(), "native_threads": num_threads()}, "commit": _commit(), "command": list(command)}
-    start = Start(scene, gaussians, seed, protocol, about, shown if seed == 0 else None)
+    timed = protocol.planned and protocol.budget.seconds is not None
+    step_seconds = measured_step_seconds(scene, gaussians) if timed else None
+    start = Start(scene, gaussians, seed, protocol, about, shown if seed == 0 else None, step_seconds)
     files = [CellFile(out, protocol.key, scene.name, contender.label, seed) for contender in contenders]
     lanes = [Lane(start, contender, order, file) for order, (contender, file) in enumerate(zip(contenders, files))]
     group = _Group(start, lanes, on_progress or (lambda progress: None), should_stop or (lambda: False))

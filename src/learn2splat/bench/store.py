@@ -44,6 +44,7 @@ class Point:
     psnr: float
     ssim: float
     picture: str | None  # file name beside the cell
+    num_gaussians: float = math.nan
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from ..bench.suites import SUITES, SuiteIndex, Views, read_suite_index, suite_so
 from ..errors import OptionError, SceneError
 from .bench_progress import BenchProgress
 from .common import Command, DeviceName, Interrupted, MaybeInt, MaybePath, stop_on_signals
+from .fit import Densify
 from .report import show_report
 from .result import open_scene, with_notes
 
@@ -57,12 +58,19 @@ class Bench(Command):
     """Fit all photos that are not held out, or only --context-views of them."""
     context_views: MaybeInt = None
     """Photos that are fitted in the sparse setting; 8 by default."""
-    long_side: MaybeInt = 256
-    """Photos are scaled down to so many px; None leaves them as they are. (default: 256)"""
-    max_points: MaybeInt = 5000
-    """So many of the scene's points at most become Gaussians; None for all. (default: 5000)"""
-    views_per_step: int = 8
-    """Photos per step."""
+    densify: Densify | None = None
+    """How all grow: error, default, mcmc or none. An optimizer called name+mcmc, name+default, ... has its own way, and name+full begins at the full
+    size. (default: error where the budget is a time, as in fit; else none)"""
+    num_downscales: MaybeInt = None
+    """How many times the photos are halved at the start. Default: as in fit where runs grow, else 0."""
+    max_gaussians: MaybeInt = None
+    """Never more Gaussians than this. Default: as in fit."""
+    long_side: MaybeInt = None
+    """Photos are scaled down to so many px; 0 leaves them as they are. Default: 0 where runs grow, else 256."""
+    max_points: MaybeInt = None
+    """So many of the scene's points at most become Gaussians; 0 for all. Default: all where runs grow, else 5000."""
+    views_per_step: MaybeInt = None
+    """Photos per step. Default: as in fit where runs grow, else 8."""
     test_every: int = 8
     """Every so many-th photo, by name, is held out."""
     device: DeviceName = "cpu"
@@ -107,11 +115,20 @@ class Bench(Command):
         if paper and changed:
             raise OptionError(f"--protocol paper fixes --{changed[0].replace('_', '-')}: leave it out, or leave out --protocol")
         size = self._size(paper)
+        grows = budget.protocol == "seconds" and not paper and self.suite is None
+        density = self.densify or ("error" if grows else "none")
+        halvings = self.num_downscales if self.num_downscales is not None or density != "none" else 0
+        laboratory = density == "none" and halvings == 0
+        if budget.reference is not None and not laboratory:
+            raise OptionError(f"--budget {budget} is for runs of one size without growth: give --budget seconds:60 or steps:300 to runs that grow")
         return Protocol(
             budget=budget,
-            long_side=None if paper or size is not None else self.long_side,
-            max_points=None if paper else self.max_points,
-            views_per_step=self.views_per_step,
+            long_side=None if paper or size is not None else ((256 if laboratory else None) if self.long_side is None else self.long_side or None),
+            max_points=None if paper else ((5000 if laboratory else None) if self.max_points is None else self.max_points or None),
+            views_per_step=self.views_per_step or (8 if laboratory else None),
+            density=density,
+            num_downscales=halvings,
+            max_gaussians=self.max_gaussians,
             test_every=self.test_every,
             context_views=None if self.setting == "dense" else views,
             device=self.device,
@@ -143,10 +160,13 @@ class Bench(Command):
             raise OptionError("no scenes: give one or more folders with photos and camera poses")
         if self.out.exists() and not self.out.is_dir():
             raise OptionError(f"--out must be a folder, and {self.out} is a file")
-        for name in ("seeds", "workers", "max_points", "views_per_step"):
+        for name in ("seeds", "workers", "max_gaussians", "views_per_step"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise OptionError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
+        for name in ("max_points", "long_side"):
+            if (value := getattr(self, name)) is not None and value < 0:
+                raise OptionError(f"--{name.replace('_', '-')} must be 0 or more, got {value}")
         if not self.save_every > 0:
             raise OptionError(f"--save-every must be positive, got {self.save_every}")
         protocol.torch_device()

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ..errors import OptionError
-from ..fit import Progress, fit, rendered, score
+from ..fit import Progress, fit, flat_plan, rendered, score
 from ..fit.files import atomic_write
 from ..gaussians import Gaussians, init_from_points
 from ..losses import psnr
@@ -58,7 +58,8 @@ class Demo(Command):
         first = scene.test_idx[:1]
         stages: dict[int, tuple[torch.Tensor, float]] = {}
 
-        with stop_on_signals() as should_stop, FitProgress(name, self.steps, None) as bar:
+        plan = flat_plan(WIDTH, steps=self.steps, seconds=MAX_SECONDS, views_per_step=8)
+        with stop_on_signals() as should_stop, FitProgress(name, plan) as bar:
 
             def on_step(progress: Progress) -> None:
                 bar(progress)
@@ -70,8 +71,7 @@ class Demo(Command):
                 scene,
                 start,
                 make_optimizer(name),
-                steps=self.steps,
-                max_seconds=MAX_SECONDS,
+                plan=plan,
                 seed=self.seed,
                 eval_at=EVAL_STEPS,
                 on_step=on_step,

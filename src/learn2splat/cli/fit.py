@@ -7,14 +7,17 @@ import sys
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import torch
 
+from ..density import make_density
 from ..errors import OptionError
-from ..fit import FitResult, fit, score
+from ..fit import FitResult, Plan, fit, make_plan, score
 from ..fit.checkpoint import has_checkpoint
 from ..fit.files import atomic_write
-from ..fit.loop import DEFAULT_STEPS, check_options
+from ..fit.measure import measured_step_seconds
+from ..fit.options import check_options
 from ..gaussians import Gaussians, init_from_points, init_random, load_cloud, load_splat, transform_gaussians
 from ..optimizers import make_optimizer
 from ..scenes import Scene
@@ -34,7 +37,10 @@ from .common import (
     stop_on_signals,
     to_json,
 )
+from .plan_table import print_plan
 from .progress import FitProgress
+
+Densify = Literal["error", "default", "default-abs", "mcmc", "none"]
 
 
 @dataclass(frozen=True)
@@ -49,12 +55,19 @@ class Fit(Command):
     """Update rule: learned, nominal, adam, adam-auto, adam-tuned, adam-gsplat, sgd, lm, anchored, g3r or paper."""
     weights: MaybePath = None
     """Trained weights for learned, anchored, g3r or paper: a .safetensors file, or the published .ckpt."""
-    steps: MaybeInt = None
-    """Stop after so many steps. Default: 1000, or none if --max-seconds is given."""
     max_seconds: MaybeFloat = None
-    """Stop after so many seconds of optimization; loading, evaluation and saving do not count."""
+    """The best splat within so many seconds of optimization; loading, evaluation and saving do not count. Without --max-seconds and
+    --steps the run ends by itself when it no longer improves, at the latest after 1800 seconds."""
+    steps: MaybeInt = None
+    """The best splat within so many steps, to the same bits on every run."""
+    densify: Densify = "error"
+    """How the number of Gaussians grows: error (where the render is wrong), default (clone, split and prune of 3DGS), mcmc (3DGS-MCMC) or none."""
+    max_gaussians: MaybeInt = None
+    """Never more Gaussians than this. Default: as many as the time is good for."""
+    num_downscales: MaybeInt = None
+    """How many times the photos are halved at the start of the run: 0 to 3. Default: by their size."""
     long_side: MaybeInt = None
-    """Shrink the photos so that the longer side has so many pixels."""
+    """Shrink the photos so that the longer side has so many pixels. Default: 1600 at most; 0: never."""
     data_factor: int = 1
     """Use images_2, images_4 or images_8 in place of images."""
     max_points: MaybeInt = None
@@ -64,10 +77,8 @@ class Fit(Command):
     init: str = "sfm"
     """Start: sfm (the points of the scene), random, or a file in the frame of the scene: a splat (.ply, .compressed.ply, .spz, .sog,
     .splat) or a point cloud (.ply)."""
-    views_per_step: int = 8
-    """Photos rendered in one step."""
-    average: Flag = False
-    """Evaluate and save an exponential average of the iterates."""
+    views_per_step: MaybeInt = None
+    """Photos rendered in one step. Default: 8, and 4 where photos are large."""
     seed: int = 0
     """Fixes everything that is random."""
     device: DeviceName = "cpu"
@@ -79,6 +90,8 @@ class Fit(Command):
     """Replace the results in --out."""
     save_every: float = 30.0
     """Seconds between two checkpoints."""
+    dry_run: Flag = False
+    """Show the plan of the run, and stop."""
     json: Flag = False
     """Print the metrics as one line of JSON, alone on stdout."""
 
@@ -90,27 +103,28 @@ class Fit(Command):
         rule = make_optimizer(self.optimizer, **({} if self.weights is None else {"weights": self.weights}))
         scene = saved.open_scene(self.scene, self.long_side, self.data_factor, self.test_every)
         gaussians = initial_gaussians(scene, self.init, self.max_points, self.seed)
-        steps = DEFAULT_STEPS if self.steps is None and self.max_seconds is None else self.steps
-        check_options(scene, gaussians, steps=steps, max_seconds=self.max_seconds, views_per_step=self.views_per_step, save_every=self.save_every)
-        self._prepare(folder, scene, gaussians)
+        self._check()
+        check_options(scene, gaussians, steps=self.steps, max_seconds=self.max_seconds)
+        plan = self._plan(scene, gaussians, folder)
+        if self.dry_run:
+            print_plan(plan, scene, len(gaussians))
+            return
+        self._prepare(folder, scene, gaussians, plan)
 
-        with stop_on_signals() as should_stop, FitProgress(f"{scene.name} {self.optimizer}", steps, self.max_seconds) as progress:
+        with stop_on_signals() as should_stop, FitProgress(f"{scene.name} {self.optimizer}", plan) as progress:
             result = fit(
                 scene,
                 gaussians.to(device),
                 rule,
-                steps=steps,
-                max_seconds=self.max_seconds,
-                views_per_step=self.views_per_step,
+                plan=plan,
                 seed=self.seed,
-                average=self.average,
                 checkpoint=folder / saved.CHECKPOINT,
                 save_every=self.save_every,
                 resume=self.resume,
                 on_step=progress,
                 should_stop=should_stop,
             )
-        self._save_config(folder, scene, gaussians)  # again: a resumed run may have been given more steps
+        self._save_config(folder, scene, gaussians, plan)  # again: a resumed run may have been given more steps
         self._save(folder, scene, result)
         if result.interrupted:
             raise Interrupted(f"stopped at step {result.steps}; everything is saved in {folder}, go on with --out {folder} --resume")
@@ -118,6 +132,30 @@ class Fit(Command):
             print(to_json(saved.metrics(result)))
         else:
             _print_summary(folder, scene, result)
+
+    def _check(self) -> None:
+        """Raise for numbers that make no sense."""
+        make_density(self.densify)
+        if self.views_per_step is not None and self.views_per_step < 1:
+            raise OptionError(f"views_per_step must be at least 1, got {self.views_per_step}")
+        if not self.save_every > 0:
+            raise OptionError(f"save_every must be positive, got {self.save_every}")
+
+    def _plan(self, scene: Scene, gaussians: Gaussians, folder: Path) -> Plan:
+        """What happens when. A run that is resumed has its plan in its checkpoint, so there nothing is measured."""
+        resumed = self.resume and has_checkpoint(folder / saved.CHECKPOINT)
+        timed = self.max_seconds is not None and not resumed
+        return make_plan(
+            [scene.size(i) for i in scene.train_idx],
+            len(gaussians),
+            steps=self.steps,
+            seconds=self.max_seconds,
+            step_seconds=measured_step_seconds(scene, gaussians) if timed else None,
+            views_per_step=self.views_per_step,
+            num_downscales=self.num_downscales,
+            density=self.densify,
+            max_gaussians=self.max_gaussians,
+        )
 
     def _choose_folder(self) -> Path:
         """Where the results go; refuses to write over those of another run."""
@@ -139,7 +177,7 @@ class Fit(Command):
             numbered = base.with_name(f"{base.name}-{number}")
         return last if self.resume or self.overwrite else numbered
 
-    def _prepare(self, folder: Path, scene: Scene, gaussians: Gaussians) -> None:
+    def _prepare(self, folder: Path, scene: Scene, gaussians: Gaussians, plan: Plan) -> None:
         """Make the folder of a new run ready: config.json says what runs there; with --overwrite the files of the old run go."""
         if self.resume and has_checkpoint(folder / saved.CHECKPOINT):
             return
@@ -149,9 +187,9 @@ class Fit(Command):
             (folder / old).unlink(missing_ok=True)
         for old in (saved.RENDERS, saved.CHECKPOINT):
             shutil.rmtree(folder / old, ignore_errors=True)
-        self._save_config(folder, scene, gaussians)
+        self._save_config(folder, scene, gaussians, plan)
 
-    def _save_config(self, folder: Path, scene: Scene, gaussians: Gaussians) -> None:
+    def _save_config(self, folder: Path, scene: Scene, gaussians: Gaussians, plan: Plan) -> None:
         options = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(self).items()}
         config = {
             "command": ["learn2splat", *sys.argv[1:]],
@@ -172,6 +210,7 @@ class Fit(Command):
                 },
             },
             "num_gaussians": len(gaussians),
+            "plan": plan.to_json(),
             "machine": machine(),
         }
         atomic_write(folder / saved.CONFIG, to_json(config, indent=1))
@@ -217,6 +256,8 @@ def _print_summary(folder: Path, scene: Scene, result: FitResult) -> None:
         f"{scene.name}: PSNR {result.psnr:.2f} dB, SSIM {result.ssim:.3f} on {held_out} after {result.steps} steps of {result.optimizer} "
         f"in {result.seconds:.1f} s ({len(result.gaussians)} Gaussians)"
     )
+    if result.settled:
+        print("It ended because the loss no longer improved.")
     if result.diverged:
         print("The run diverged; these are the last Gaussians before that.")
     print(f"Results in {folder}: {saved.PLY}, {saved.METRICS}, {saved.RENDERS}/")

@@ -8,18 +8,17 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bar
 
-from ..fit import Progress
+from ..fit import Plan, Progress
 
 PLAIN_LINE_EVERY = 10.0  # Seconds between two lines when stderr is no terminal, apart from evaluations.
-TEXT_WIDTH, BAR_WIDTH = 70, 10  # Columns that the numbers need, and the bar at least.
+TEXT_WIDTH, BAR_WIDTH = 90, 10  # Columns that the numbers need, and the bar at least.
 
 
 class FitProgress:
     """A context manager; call it with every `Progress`."""
 
-    def __init__(self, label: str, steps: int | None, max_seconds: float | None, console: Console | None = None) -> None:
-        """`steps`, `max_seconds`: what ends the run; the bar shows whichever is nearer."""
-        self.label, self.steps, self.max_seconds = label, steps, max_seconds
+    def __init__(self, label: str, plan: Plan, console: Console | None = None) -> None:
+        self.label, self.plan = label, plan
         self.console = console or Console(stderr=True)
         self.last_line = time.monotonic()
         self.points = 0
@@ -45,23 +44,31 @@ class FitProgress:
 
     def __call__(self, progress: Progress) -> None:
         if self.console.is_terminal:
-            self.bar.update(self.task, completed=self._fraction(progress), text=self._text(progress))
+            self.bar.update(self.task, completed=progress.progress, text=self._text(progress))
         elif len(progress.curve) != self.points or time.monotonic() - self.last_line >= PLAIN_LINE_EVERY:
             self.console.print(f"{self.label}  {self._text(progress)}", highlight=False, soft_wrap=True)
             self.last_line = time.monotonic()
         self.points = len(progress.curve)
 
-    def _fraction(self, progress: Progress) -> float:
-        parts = [progress.step / self.steps if self.steps else 0.0, progress.seconds / self.max_seconds if self.max_seconds else 0.0]
-        return min(1.0, max(parts))
-
     def _text(self, progress: Progress) -> str:
-        """step 120/300  12.3 s  9.8 steps/s  loss 0.0712  held-out 24.31 dB"""
-        step = f"step {progress.step}" + (f"/{self.steps}" if self.steps is not None else "")
-        elapsed = f"{progress.seconds:.1f}" + (f"/{self.max_seconds:g}" if self.max_seconds else "") + " s"
-        words = [step, elapsed]
-        if progress.step and progress.seconds:
-            words += [f"{progress.step / progress.seconds:.1f} steps/s", f"loss {progress.loss:.4f}"]
+        """640 px  30000 Gaussians  step 120  12.3/60 s  loss 0.0712  held-out 24.31 dB"""
+        limit = self.plan.seconds if self.plan.seconds is not None else self._expected(progress)
+        total = "" if limit is None else f"/{'' if self.plan.seconds is not None else 'about '}{limit:.0f}"
+        steps = "" if self.plan.steps is None else f"/{self.plan.steps}"
+        words = [f"{self.plan.stages[progress.stage].long_side} px", f"{len(progress.gaussians)} Gaussians", f"step {progress.step}{steps}"]
+        words.append(f"{progress.seconds:.1f}{total} s")
+        if progress.step:
+            words.append(f"loss {progress.loss:.4f}")
         if progress.curve:
             words.append(f"held-out {progress.curve[-1].psnr:.2f} dB")
         return "  ".join(words)
+
+    def _expected(self, progress: Progress) -> float | None:
+        """Seconds that a run with a number of steps will take, from those it has made: a step costs as its photos have pixels."""
+        plan = self.plan
+        if plan.steps is None or progress.step < 5:
+            return None
+        cost = [stage.views_per_step * stage.long_side**2 for stage in plan.stages]
+        bounds = [0.0, *(stage.until for stage in plan.stages)]
+        spent = sum(c * max(0.0, min(high, progress.progress) - low) for c, low, high in zip(cost, bounds, bounds[1:]))
+        return progress.seconds * sum(c * (high - low) for c, low, high in zip(cost, bounds, bounds[1:])) / spent

@@ -8,7 +8,7 @@ how many Gaussians there should be afterwards.
 from __future__ import annotations
 
 import abc
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -75,6 +75,7 @@ class Surroundings:
     scene: Scene  # with the photos at their present size; only those of `scene.train_idx` may be looked at
     rule: UpdateRule
     generator: torch.Generator  # on the CPU
+    depths: Callable[[], object] | None = None  # multi-view depth maps of the train photos, made on first use; None: there are none
 
 
 class DensityControl(abc.ABC):

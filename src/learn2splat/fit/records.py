@@ -16,6 +16,8 @@ class CurvePoint:
     seconds: float
     psnr: float
     ssim: float
+    num_gaussians: int = 0
+    long_side: int = 0  # px of the photos that are fitted at this moment; the quality is that at their full size
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +29,8 @@ class Progress:
     loss: float  # Inner loss per view of this step, before its update.
     curve: tuple[CurvePoint, ...]
     gaussians: Gaussians  # As they would be evaluated after this step.
+    progress: float  # Of the plan, 0 to 1.
+    stage: int  # Of the plan.
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +43,7 @@ class FitResult:
         steps, seconds: inner steps done and the time they took, evaluation and saving not counted.
         diverged: a parameter or the loss became non-finite; `gaussians` are the last ones before that.
         interrupted: `should_stop` ended the run early.
+        settled: a run without a budget ended because its loss no longer improved.
     """
 
     optimizer: str
@@ -48,6 +53,7 @@ class FitResult:
     seconds: float
     diverged: bool
     interrupted: bool
+    settled: bool = False
 
     @property
     def psnr(self) -> float:

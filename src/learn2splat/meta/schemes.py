@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from ..fit.evaluate import by_size, render_photos
-from ..fit.loop import loss_and_gradients
+from ..fit.gradients import loss_and_gradients
 from ..fit.views import ViewSampler
 from ..gaussians.record import COLUMNS, Gaussians
 from ..losses import photometric_loss

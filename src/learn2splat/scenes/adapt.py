@@ -29,6 +29,24 @@ def cover_and_crop(scene: Scene, height: int, width: int) -> Scene:
     return replace(scene, images=tuple(photo for photo, _ in adapted), Ks=torch.stack([K for _, K in adapted]).float())
 
 
+def resized(scene: Scene, long_side: int) -> Scene:
+    """All photos shrunk by one ratio, so that the longest side of the largest has `long_side` px; the scene itself where that would enlarge them."""
+    ratio = long_side / max(max(scene.size(i)) for i in range(len(scene)))
+    if ratio >= 1:
+        return scene
+
+    def shrink(i: int) -> tuple[Tensor, Tensor]:
+        width, height = scene.size(i)
+        size = (max(1, round(width * ratio)), max(1, round(height * ratio)))
+        K = scene.Ks[i].double()
+        K[0] *= size[0] / width
+        K[1] *= size[1] / height
+        return torch.from_numpy(np.array(Image.fromarray(scene.images[i].numpy()).resize(size, Image.Resampling.HAMMING))), K.float()
+
+    images, Ks = zip(*in_threads(shrink, list(range(len(scene)))))
+    return replace(scene, images=images, Ks=torch.stack(Ks))
+
+
 def _adapt(photo: Tensor, K: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
     rows, columns, _ = photo.shape
     ratio = max(height / rows, width / columns)

@@ -1,0 +1,114 @@
+"""The density control `error`: new Gaussians where the render is wrong.
+
+At each event some train photos are rendered. A pixel is drawn with a probability that grows with the error around it, and gets a Gaussian: at the
+depth that several photos agree on where there is one (`initializers.stereo`), else at the rendered depth; with the colour of the photo, round, as
+large as the drawn pixels lie apart, nearly transparent. Gaussians that have become invisible are pruned before.
+
+Unlike clone and split, which need hundreds of steps to move copies to where they belong, this puts a Gaussian at its place at once: what a short
+run needs (NOTES.md section 7).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..gaussians.record import SH_C0, SHAPES, Gaussians
+from ..render import rasterize
+from ..scenes import Scene
+from .base import DensityControl, Event, Splat, Surroundings
+
+PROBED_PHOTOS = 16  # rendered at an event
+
+
+@dataclass(frozen=True)
+class ErrorConfig:
+    """The constants of the control."""
+
+    prune_opacity: float = 0.02  # below it a Gaussian is pruned
+    opacity: float = 0.1  # of a new Gaussian
+    spread: float = 0.3  # its size, as a share of the distance between drawn pixels
+    box: int = 5  # px, side of the window over which errors are averaged
+    min_alpha: float = 0.3  # a rendered depth counts where the render covers so much
+    power: float = 1.0  # of the error in the probability
+
+
+class ErrorGrowth(DensityControl):
+    """The control of this module. It has no stats."""
+
+    name = "error"
+
+    def __init__(self, config: ErrorConfig | None = None) -> None:
+        self.config = config or ErrorConfig()
+
+    @torch.no_grad()
+    def event(self, splat: Splat, event: Event, around: Surroundings) -> Splat:
+        config = self.config
+        splat = splat.select(splat.gaussians.logit_opacities > math.log(config.prune_opacity / (1 - config.prune_opacity)))
+        wanted = event.target - len(splat)
+        if wanted <= 0:
+            return splat
+        scene, train = around.scene, list(around.scene.train_idx)
+        probed = [train[i] for i in torch.randperm(len(train), generator=around.generator)[:PROBED_PHOTOS].tolist()]
+        maps = [_probe(scene, splat.gaussians, view, config, around.depths) for view in probed]
+        totals = torch.stack([weights.sum() for weights, _ in maps])
+        if not float(totals.sum()) > 0:
+            return splat
+        shares = totals / totals.sum()
+        new = []
+        for view, (weights, depth), share in zip(probed, maps, shares.tolist()):
+            count = min(round(wanted * share), int((weights > 0).sum()))
+            if count:
+                rows = torch.multinomial(weights.flatten().cpu().double(), count, generator=around.generator)
+                new.append(_at_pixels(scene, view, rows.to(depth.device), depth, config))
+        if not new:
+            return splat
+        grown = Gaussians.cat(new)
+        return splat.grow(grown, torch.full((len(grown),), -1, dtype=torch.int64, device=grown.means.device), around.rule, around.generator)
+
+
+def _probe(scene: Scene, gaussians: Gaussians, view: int, config: ErrorConfig, depths) -> tuple[Tensor, Tensor]:
+    """(weights (H, W) of the pixels of photo `view`, depth (H, W) in world units at which a new Gaussian of a pixel would be)."""
+    like = gaussians.means
+    width, height = scene.size(view)
+    renders, alphas, _ = rasterize(
+        gaussians.means, gaussians.quats, gaussians.log_scales.exp(), gaussians.logit_opacities.sigmoid(), gaussians.sh(),
+        scene.viewmats[[view]].to(like), scene.Ks[[view]].to(like), width, height, sh_degree=3, render_mode="RGB+ED",
+        backgrounds=scene.background.to(like)[None],
+    )  # fmt: skip
+    photo = scene.image(view).to(like)
+    error = (renders[0, ..., :3] - photo).abs().mean(-1)
+    pad = config.box // 2
+    error = F.avg_pool2d(F.pad(error[None, None], (pad,) * 4, mode="replicate"), config.box, stride=1)[0, 0]
+    depth, alpha = renders[0, ..., 3], alphas[0, ..., 0]
+    known = (alpha > config.min_alpha) & (depth > 0)
+    if depths is not None and (maps := depths()) is not None:
+        confirmed, sure = maps.at(view, width, height)
+        depth = torch.where(sure.to(known.device), confirmed.to(depth), depth)
+        known = known | sure.to(known.device)
+    return error.pow(config.power) * known, depth
+
+
+def _at_pixels(scene: Scene, view: int, rows: Tensor, depth: Tensor, config: ErrorConfig) -> Gaussians:
+    """New Gaussians at the pixels `rows` (positions in the flattened photo) of photo `view`."""
+    like = depth
+    width, height = scene.size(view)
+    x, y = (rows % width).to(like.dtype) + 0.5, (rows // width).to(like.dtype) + 0.5
+    K, camtoworld = scene.Ks[view].to(like), scene.camtoworlds[view].to(like)
+    z = depth.flatten()[rows]
+    in_camera = torch.stack([(x - K[0, 2]) / K[0, 0] * z, (y - K[1, 2]) / K[1, 1] * z, z], dim=1)
+    n = len(rows)
+    size = config.spread * math.sqrt(width * height / n)  # px
+    color = scene.image(view).to(like).view(-1, 3)[rows]
+    return Gaussians(
+        means=in_camera @ camtoworld[:3, :3].T + camtoworld[:3, 3],
+        quats=like.new_tensor([1.0, 0.0, 0.0, 0.0]).repeat(n, 1),
+        log_scales=torch.log(size * z / K[0, 0]).unsqueeze(1).repeat(1, 3),
+        logit_opacities=like.new_full((n,), math.log(config.opacity / (1 - config.opacity))),
+        sh0=((color - 0.5) / SH_C0).unsqueeze(1),
+        shN=like.new_zeros(n, *SHAPES["shN"]),
+    )
