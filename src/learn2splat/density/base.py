@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ..gaussians.record import Gaussians
+from ..initializers import DepthMaps
 from ..optimizers.base import OptState, UpdateRule
 from ..scenes import Scene
 
@@ -75,7 +76,7 @@ class Surroundings:
     scene: Scene  # with the photos at their present size; only those of `scene.train_idx` may be looked at
     rule: UpdateRule
     generator: torch.Generator  # on the CPU
-    depths: Callable[[], object] | None = None  # multi-view depth maps of the train photos, made on first use; None: there are none
+    depths: Callable[[], DepthMaps] | None = None  # multi-view depth maps of the train photos, made on first use; None: there are none
 
 
 class DensityControl(abc.ABC):

@@ -11,6 +11,7 @@ run needs (NOTES.md section 7).
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..gaussians.record import SH_C0, SHAPES, Gaussians
+from ..initializers import DepthMaps
 from ..render import rasterize
 from ..scenes import Scene
 from .base import DensityControl, Event, Splat, Surroundings
@@ -71,7 +73,9 @@ class ErrorGrowth(DensityControl):
         return splat.grow(grown, torch.full((len(grown),), -1, dtype=torch.int64, device=grown.means.device), around.rule, around.generator)
 
 
-def _probe(scene: Scene, gaussians: Gaussians, view: int, config: ErrorConfig, depths) -> tuple[Tensor, Tensor]:
+def _probe(
+    scene: Scene, gaussians: Gaussians, view: int, config: ErrorConfig, depths: Callable[[], DepthMaps] | None
+) -> tuple[Tensor, Tensor]:
     """(weights (H, W) of the pixels of photo `view`, depth (H, W) in world units at which a new Gaussian of a pixel would be)."""
     like = gaussians.means
     width, height = scene.size(view)
@@ -86,11 +90,18 @@ def _probe(scene: Scene, gaussians: Gaussians, view: int, config: ErrorConfig, d
     error = F.avg_pool2d(F.pad(error[None, None], (pad,) * 4, mode="replicate"), config.box, stride=1)[0, 0]
     depth, alpha = renders[0, ..., 3], alphas[0, ..., 0]
     known = (alpha > config.min_alpha) & (depth > 0)
-    if depths is not None and (maps := depths()) is not None:
-        confirmed, sure = maps.at(view, width, height)
-        depth = torch.where(sure.to(known.device), confirmed.to(depth), depth)
-        known = known | sure.to(known.device)
+    if depths is not None:
+        confirmed = _confirmed(depths(), view, width, height).to(depth)
+        sure = confirmed > 0
+        depth, known = torch.where(sure, confirmed, depth), known | sure
     return error.pow(config.power) * known, depth
+
+
+def _confirmed(maps: DepthMaps, view: int, width: int, height: int) -> Tensor:
+    """(height, width) the depth of photo `view` where another photo confirms it, else 0; of the nearest pixel of the map."""
+    i = maps.idx.index(view)
+    depth = torch.where(maps.confirmed[i], maps.depths[i], 0.0)
+    return F.interpolate(depth[None, None], size=(height, width), mode="nearest-exact")[0, 0]
 
 
 def _at_pixels(scene: Scene, view: int, rows: Tensor, depth: Tensor, config: ErrorConfig) -> Gaussians:

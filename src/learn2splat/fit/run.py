@@ -12,13 +12,13 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import replace
-from functools import cached_property
 from pathlib import Path
 
 import torch
 
 from ..density import Event, Surroundings, make_density
 from ..gaussians.record import Gaussians
+from ..initializers import DepthMaps, depth_maps
 from ..optimizers import Task, UpdateRule
 from ..scenes import Scene
 from ..scenes.adapt import resized
@@ -81,6 +81,7 @@ class FitRun:
             self._run = RunState(start, rule.init(start, task, torch.Generator().manual_seed(seed)), self.density.init_stats(start))
         self.plan = plan
         self.pyramid = [resized(scene, stage.long_side) for stage in plan.stages]
+        self._maps: DepthMaps | None = None
         self._good = self._run  # The last state whose parameters and loss were finite.
 
     step = property(lambda self: self._run.step, doc="Inner steps done.")
@@ -175,7 +176,7 @@ class FitRun:
             return run
         began = time.perf_counter()
         event = Event(due - 1, len(self.plan.growth), progress, self.plan.growth[due - 1].target)
-        splat = self.density.event(run.splat, event, Surroundings(scene, self.rule, self.generator, lambda: self._depths))
+        splat = self.density.event(run.splat, event, Surroundings(scene, self.rule, self.generator, self._depths))
         new = replace(run, gaussians=splat.gaussians, state=splat.state, stats=splat.stats, average=None, averaged=0, events=due)
         return replace(new, growth_seconds=run.growth_seconds + time.perf_counter() - began)
 
@@ -205,7 +206,8 @@ class FitRun:
             return self.horizon or self.plan.steps
         return max(1, round(step / progress)) if progress > 0 and step else None
 
-    @cached_property
-    def _depths(self):
-        """Multi-view depth maps of the train photos."""
-        return None
+    def _depths(self) -> DepthMaps:
+        """Multi-view depth maps of the train photos: made when growth first asks for them, in the time of the run."""
+        if self._maps is None:
+            self._maps = depth_maps(self.scene, self.train)
+        return self._maps
