@@ -159,6 +159,11 @@ def test_random_start(scene_folder, tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["num_gaussians"] == 30
 
 
+def test_start_from_depth_of_the_photos(scene_folder, tmp_path, capsys):
+    assert main(["fit", str(scene_folder), "--steps", "1", "--init", "stereo", "--max-points", "50", "--out", str(tmp_path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["num_gaussians"] == 50
+
+
 @pytest.mark.parametrize(
     ("command", "words"),
     [

@@ -10,8 +10,8 @@ import torch
 from instruction_sets import LOWER, results_of_lower
 
 from learn2splat import _native
-from learn2splat.errors import OptionError
-from learn2splat.initializers import depth_maps
+from learn2splat.errors import OptionError, SceneError
+from learn2splat.initializers import depth_maps, stereo_init
 from learn2splat.initializers._neighbours import surroundings
 from learn2splat.scenes import make_procedural_scene
 
@@ -249,3 +249,25 @@ def test_mistakes_are_named(options):
     scene = make_procedural_scene(4, num_views=6, width=64, height=48, num_points=300)
     with pytest.raises(OptionError, match="got"):
         depth_maps(scene, **{"idx": [0, 1], **options})
+
+
+def test_a_start_without_points_lies_on_the_surfaces(known):
+    scene, exact = known
+    bare = replace(scene, points=scene.points[:0], colors=scene.colors[:0])
+    gaussians = stereo_init(bare, max_points=2000, generator=torch.Generator().manual_seed(0))
+    assert len(gaussians) == 2000 and gaussians.is_finite()
+    view = scene.test_idx[1]  # was not used; here a Gaussian is at its surface or behind it, seen from elsewhere
+    p_cam = gaussians.means @ scene.viewmats[view, :3, :3].T + scene.viewmats[view, :3, 3]
+    uv = ((p_cam @ scene.Ks[view].T)[:, :2] / p_cam[:, 2:]).floor().long()
+    inside = (p_cam[:, 2] > 0) & (uv >= 0).all(1) & (uv[:, 0] < 128) & (uv[:, 1] < 96)
+    there = exact[view][uv[inside, 1], uv[inside, 0]]
+    ratio = p_cam[inside, 2] / there
+    assert inside.sum() > 300
+    assert ((ratio - 1).abs() < 0.05).float().mean() > 0.25 and (ratio < 0.95).float().mean() < 0.25
+
+
+def test_a_start_needs_pixels_that_are_confirmed():
+    scene = make_procedural_scene(4, num_views=6, width=64, height=48, num_points=300)
+    blank = replace(scene, images=tuple(torch.zeros_like(image) for image in scene.images))
+    with pytest.raises(SceneError, match="no depth that two of the 5 photos agree on"):
+        stereo_init(blank, generator=torch.Generator())

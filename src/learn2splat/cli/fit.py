@@ -19,6 +19,7 @@ from ..fit.files import atomic_write
 from ..fit.measure import measured_step_seconds
 from ..fit.options import check_options
 from ..gaussians import Gaussians, init_from_points, init_random, load_cloud, load_splat, transform_gaussians
+from ..initializers import stereo_init
 from ..optimizers import make_optimizer
 from ..scenes import Scene
 from . import result as saved
@@ -75,8 +76,8 @@ class Fit(Command):
     test_every: int = 8
     """Hold out the first and then every so-many-th photo of the sorted names."""
     init: str = "sfm"
-    """Start: sfm (the points of the scene), random, or a file in the frame of the scene: a splat (.ply, .compressed.ply, .spz, .sog,
-    .splat) or a point cloud (.ply)."""
+    """Start: sfm (the points of the scene), stereo (depth that the photos agree on), random, or a file in the frame of the scene: a splat
+    (.ply, .compressed.ply, .spz, .sog, .splat) or a point cloud (.ply)."""
     views_per_step: MaybeInt = None
     """Photos rendered in one step. Default: 8, and 4 where photos are large."""
     seed: int = 0
@@ -228,7 +229,7 @@ def initial_gaussians(scene: Scene, init: str, max_points: int | None, seed: int
     """The start of a run, in the normalised frame.
 
     Raises:
-        OptionError: `init` is not sfm, random or a file, or `max_points` does not fit to it.
+        OptionError: `init` is not sfm, stereo, random or a file, or `max_points` does not fit to it.
         SceneError, PlyError: there is nothing to start from.
     """
     generator = torch.Generator().manual_seed(seed)
@@ -236,11 +237,13 @@ def initial_gaussians(scene: Scene, init: str, max_points: int | None, seed: int
         raise OptionError(f"--max-points must be at least 1, got {max_points}")
     if init == "sfm":
         return init_from_points(scene.points, scene.colors, max_points=max_points, generator=generator)
+    if init == "stereo":
+        return stereo_init(scene, max_points=max_points, generator=generator)
     if init == "random":
         return init_random(scene, max_points or len(scene.points), generator=generator)
     path = Path(init)
     if not path.suffix and not path.exists():
-        raise OptionError(f"--init must be sfm, random or the path of a splat or point cloud, got {init}")
+        raise OptionError(f"--init must be sfm, stereo, random or the path of a splat or point cloud, got {init}")
     cloud = saved.with_notes(partial(load_cloud, path)) if path.suffix.lower() == ".ply" else None
     if cloud is not None:
         points, colors = cloud

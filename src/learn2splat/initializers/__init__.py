@@ -2,3 +2,4 @@
 
 from .stereo import DepthMaps as DepthMaps
 from .stereo import depth_maps as depth_maps
+from .stereo import stereo_init as stereo_init

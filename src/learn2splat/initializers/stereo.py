@@ -1,4 +1,4 @@
-"""Depth maps of photos by a multi-view plane sweep (native/sweep.hpp), and which of their pixels a second photo confirms."""
+"""Depth maps of photos by a multi-view plane sweep (native/sweep.hpp), which of their pixels a second photo confirms, and a start from these."""
 
 from __future__ import annotations
 
@@ -10,12 +10,16 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..errors import OptionError
+from ..errors import OptionError, SceneError
+from ..gaussians import Gaussians, init_from_points
 from ..scenes import Scene
 from ..threads import num_threads
 from ._neighbours import surroundings
 
 SMALLEST_SIDE = 5  # px: one window
+INIT_LONG_SIDE, INIT_DEPTHS = 256, 96  # Of `stereo_init`.
+PATCH = 4  # px
+MAX_POINTS = 20_000
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,8 @@ def depth_maps(
 
     idx = tuple(idx)
     _check(scene, idx, long_side, num_depths, num_neighbours, best)
-    photos, Ks = _shrunk(scene, idx, long_side)
+    colors, Ks = _shrunk(scene, idx, long_side)
+    photos = [photo.mean(2, dtype=np.float32) / np.float32(255) for photo in colors]
     viewmats = scene.viewmats[list(idx)].double()
     sizes = torch.tensor([photo.shape[::-1] for photo in photos], dtype=torch.float64).view(-1, 2)
     around = surroundings(viewmats, Ks, sizes, scene.points, num_neighbours)
@@ -95,6 +100,40 @@ def depth_maps(
     return DepthMaps(idx, depths, kept_scores, tuple(confirmed), Ks.float(), scene.camtoworlds[list(idx)])
 
 
+def stereo_init(scene: Scene, *, max_points: int | None = None, generator: torch.Generator) -> Gaussians:
+    """A start without points: `init_from_points` where a second photo confirms the depth of a train photo.
+
+    One Gaussian for every 4x4 px of the photos at 256 px, at the pixel of highest score among the confirmed ones and in its colour.
+
+    Args:
+        max_points: use at most this many, drawn at random; None: 20 000.
+        generator: draws them.
+
+    Raises:
+        SceneError: no pixel is confirmed.
+        OptionError: `max_points` < 1.
+    """
+    maps = depth_maps(scene, scene.train_idx, long_side=INIT_LONG_SIDE, num_depths=INIT_DEPTHS)
+    photos, _ = _shrunk(scene, maps.idx, INIT_LONG_SIDE)
+    points, colors = [], []
+    for i, photo in enumerate(photos):
+        at = _best_of_patches(torch.where(maps.confirmed[i], maps.scores[i], -torch.inf))
+        points.append(maps.points(i).view(-1, 3)[at])
+        colors.append(torch.from_numpy(photo).view(-1, 3)[at])
+    if not any(len(part) for part in points):
+        raise SceneError(f"stereo finds no depth that two of the {len(photos)} photos agree on: start at random (--init random --max-points 5000)")
+    return init_from_points(torch.cat(points), torch.cat(colors), max_points=MAX_POINTS if max_points is None else max_points, generator=generator)
+
+
+def _best_of_patches(scores: Tensor) -> Tensor:
+    """Positions in the flat map of the highest score of each 4x4 patch (cut at the border); none of patches that are all -inf."""
+    height, width = scores.shape
+    padded = torch.nn.functional.pad(scores, (0, -width % PATCH, 0, -height % PATCH), value=-torch.inf)
+    highest, at = torch.nn.functional.max_pool2d(padded[None], PATCH, return_indices=True)
+    at = at[highest > -torch.inf]
+    return at // padded.shape[1] * width + at % padded.shape[1]
+
+
 def _check(scene: Scene, idx: tuple[int, ...], long_side: int, num_depths: int, num_neighbours: int, best: int) -> None:
     from .. import _native
 
@@ -107,14 +146,13 @@ def _check(scene: Scene, idx: tuple[int, ...], long_side: int, num_depths: int, 
 
 
 def _shrunk(scene: Scene, idx: Sequence[int], long_side: int) -> tuple[list[np.ndarray], Tensor]:
-    """Grey photos, each (h, w) float32 in [0, 1], and their Ks (M, 3, 3) float64. HAMMING: as all photos are shrunk (scenes/_photos.py)."""
+    """Photos, each (h, w, 3) uint8, and their Ks (M, 3, 3) float64. HAMMING: as all photos are shrunk (scenes/_photos.py)."""
     photos, Ks = [], scene.Ks[list(idx)].double()
     for K, i in zip(Ks, idx):
         width, height = scene.size(i)
         ratio = min(1.0, long_side / max(width, height))
         size = (max(SMALLEST_SIDE, round(width * ratio)), max(SMALLEST_SIDE, round(height * ratio)))
-        photo = Image.fromarray(scene.images[i].numpy()).resize(size, Image.Resampling.HAMMING)
-        photos.append(np.asarray(photo).mean(2, dtype=np.float32) / np.float32(255))
+        photos.append(np.array(Image.fromarray(scene.images[i].numpy()).resize(size, Image.Resampling.HAMMING)))
         K[0] *= size[0] / width
         K[1] *= size[1] / height
     return photos, Ks
