@@ -166,7 +166,7 @@ def test_disk_full_while_saving(fitted, scene_folder, tmp_path, sentence):
 
 
 def test_disk_full_is_one_sentence(fitted, scene_folder, tmp_path, monkeypatch, capsys):
-    from learn2splat.fit import files
+    from learn2splat import files
 
     def full(descriptor):
         raise OSError(28, "No space left on device")

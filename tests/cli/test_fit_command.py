@@ -2,25 +2,32 @@
 
 import json
 import os
+from dataclasses import replace
+from pathlib import Path
 
 import imageio.v2 as imageio
 import numpy as np
 import plyfile
 import pytest
 from PIL import Image
-from tiny_scenes import HEIGHT, WIDTH
+from tiny_scenes import HEIGHT, WIDTH, blobs, tiny_scene
 
 from learn2splat.cli import main
+from learn2splat.cli.fit import Fit
+from learn2splat.cli.result import render_names
+from learn2splat.files import file_name, locked
+from learn2splat.fit import fit
+from learn2splat.fit.checkpoint import load_checkpoint
 from learn2splat.gaussians import load_splat, save_splat
 
 FIELDS = ["optimizer", "psnr", "best_psnr", "ssim", "steps", "seconds", "num_gaussians", "curve"]
 
 
 def test_the_promised_files(fitted):
-    assert sorted(os.listdir(fitted)) == ["checkpoint", "config.json", "metrics.json", "point_cloud.ply", "renders"]
+    assert sorted(os.listdir(fitted)) == [".lock", "checkpoint", "config.json", "metrics.json", "point_cloud.ply", "renders"]
     assert os.listdir(fitted / "checkpoint") == ["state.safetensors"]
-    assert sorted(os.listdir(fitted / "renders")) == ["view_00.png", "view_08.png"]
-    assert Image.open(fitted / "renders" / "view_00.png").size == (2 * WIDTH, HEIGHT)
+    assert sorted(os.listdir(fitted / "renders")) == ["00000_view_00.png", "00008_view_08.png"]
+    assert Image.open(fitted / "renders" / "00000_view_00.png").size == (2 * WIDTH, HEIGHT)
     metrics = json.loads((fitted / "metrics.json").read_text())
     assert set(FIELDS) < metrics.keys()
     assert [point["step"] for point in metrics["curve"]] == [0, 2, 3, 4, 5, 6, 8, 9, 10, 11, 12]
@@ -33,7 +40,7 @@ def test_the_promised_files(fitted):
 
 
 def test_the_photo_is_on_the_left(fitted, scene_folder):
-    pair = np.asarray(Image.open(fitted / "renders" / "view_08.png"))
+    pair = np.asarray(Image.open(fitted / "renders" / "00008_view_08.png"))
     photo = np.asarray(Image.open(scene_folder / "images" / "view_08.png"))
     assert np.array_equal(pair[:, :WIDTH], photo)
     assert not np.array_equal(pair[:, WIDTH:], photo)
@@ -187,3 +194,64 @@ def test_version(capsys):
 
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"learn2splat {learn2splat.__version__}\n"
+
+
+FOREIGN = {
+    "renders/work.exr": "precious", "checkpoint/chkpnt30000.pth": "precious", "point_cloud.ply": "precious", "metrics.json": "{}",
+    "config.json": '{"trainer": "another"}', "log.jsonl": '{"step": 1}\n', "resume/latest.json": "{}", "report.html": "<p>mine</p>",
+}  # fmt: skip
+
+
+def content(folder):
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("left_out", [None, "config.json"])
+@pytest.mark.parametrize("more", [[], ["--overwrite"], ["--resume"]])
+def test_files_of_others_are_neither_removed_nor_replaced(scene_folder, tmp_path, sentence, more, left_out):
+    for name, text in FOREIGN.items():
+        if name != left_out:
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            (tmp_path / name).write_text(text)
+    before = content(tmp_path)
+    assert "holds files that learn2splat fit did not write" in sentence("fit", scene_folder, "--steps", "1", "--out", tmp_path, *more)
+    assert content(tmp_path) == before
+
+
+def test_overwrite_removes_what_fit_wrote_and_nothing_else(scene_folder, tmp_path):
+    run = ["fit", str(scene_folder), "--optimizer", "adam", "--out", str(tmp_path / "out")]
+    assert main([*run, "--steps", "1"]) == 0
+    mine = {"notes.txt": "mine", "renders/mine.png": "mine", "checkpoint/mine.pth": "mine"}
+    for name, text in mine.items():
+        (tmp_path / "out" / name).write_text(text)
+    (tmp_path / "outside.png").write_text("mine")
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    (tmp_path / "out" / "metrics.json").write_text(json.dumps({**metrics, "renders": [*metrics["renders"], "../../outside.png"]}))
+    assert main([*run, "--steps", "1", "--overwrite", "--test-every", "5"]) == 0
+    assert all((tmp_path / "out" / name).read_text() == text for name, text in mine.items()) and (tmp_path / "outside.png").exists()
+    assert sorted(os.listdir(tmp_path / "out" / "renders")) == ["00000_view_00.png", "00005_view_05.png", "mine.png"]
+
+
+def test_a_second_fit_in_the_same_folder_is_one_sentence(scene_folder, tmp_path, sentence):
+    with locked(tmp_path / "out"):
+        assert "another process is writing into" in sentence("fit", scene_folder, "--steps", "1", "--out", tmp_path / "out")
+
+
+def test_photos_of_similar_names_have_renders_of_their_own():
+    names = ("cam/a_1.png", "cam_a_1.png", "r_0.5", "r_0.7", "x.jpg", "x.png", "../up.png", "<b>.png", "ü" * 200)
+    scene = replace(tiny_scene(9), image_names=names, test_idx=tuple(range(9)))
+    files = render_names(scene)
+    assert len(set(files)) == 9 and all(file_name(file) == file and len(file.encode()) < 200 for file in files)
+
+
+def test_the_folder_of_an_own_optimizer_is_named_by_it():
+    specs = ("learned", "../../mine.py:Rule", "/home/me/my.py:Rule")
+    names = [str(Fit(scene=Path("scenes/fern"), optimizer=spec)._default_folder()) for spec in specs]
+    assert names == ["out/fern-learned", "out/fern-Rule", "out/fern-Rule"]
+
+
+def test_more_steps_on_resume_stretch_the_schedule(tmp_path):
+    scene, start = tiny_scene(), blobs()
+    fit(scene, start, "adam", steps=10, eval_at=(), checkpoint=tmp_path)
+    fit(scene, start, "adam", steps=30, eval_at=(), checkpoint=tmp_path, resume=True)
+    assert load_checkpoint(tmp_path)[1]["optimizer"]["task"]["steps"] == 30

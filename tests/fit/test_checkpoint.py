@@ -3,15 +3,18 @@
 import errno
 import os
 import pickle
+import warnings
 
 import pytest
 import safetensors.torch
 import torch
 from tiny_scenes import blobs, tiny_scene
 
+from learn2splat import files
 from learn2splat.errors import CheckpointError, SaveError
-from learn2splat.fit import files
-from learn2splat.fit.checkpoint import FILE_NAME, check_same_run, fingerprint, load_checkpoint, save_checkpoint
+from learn2splat.fit import checkpoint
+from learn2splat.fit.checkpoint import FILE_NAME, check_same_run, fingerprint, load_checkpoint, rule_fingerprint, save_checkpoint
+from learn2splat.optimizers._external import import_factory
 
 TENSORS = {"a": torch.randn(5, 3), "b": torch.arange(4), "empty": torch.zeros(0, dtype=torch.int64), "scalar": torch.tensor(2.5)}
 INFO = {"step": 7, "seconds": 0.1 + 0.2, "curve": [{"step": 0, "psnr": 12.5}]}
@@ -85,11 +88,58 @@ def test_a_write_cut_short_leaves_the_previous_checkpoint(tmp_path):
     """A killed process leaves a partial temporary file; it must neither be read nor be in the way."""
     save_checkpoint(tmp_path, TENSORS, INFO)
     whole = (tmp_path / FILE_NAME).read_bytes()
-    (tmp_path / ".state.partial.safetensors").write_bytes(whole[: len(whole) // 2])
+    partial = tmp_path / ".state.safetensors.abcd_123.partial"
+    partial.mkdir()
+    (partial / FILE_NAME).write_bytes(whole[: len(whole) // 2])
     assert load_checkpoint(tmp_path)[1]["step"] == 7
     save_checkpoint(tmp_path, TENSORS, {"step": 8})
     assert load_checkpoint(tmp_path)[1]["step"] == 8
-    assert os.listdir(tmp_path) == [FILE_NAME]
+    with files.locked(tmp_path):  # as every run does
+        assert sorted(os.listdir(tmp_path)) == [files.LOCK, FILE_NAME]
+
+
+def test_tensors_that_share_memory_and_views_are_saved_whole(tmp_path):
+    whole = torch.randn(6, 4)
+    tensors = {"whole": whole, "again": whole, "rows": whole[1:3], "columns": whole[:, :2]}
+    save_checkpoint(tmp_path, tensors, {})
+    loaded, _ = load_checkpoint(tmp_path)
+    assert all(torch.equal(loaded[name], tensors[name]) for name in tensors)
+
+
+def test_other_versions_are_said(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "versions", lambda: {"learn2splat": "0.0", "torch": "2.0"})
+    save_checkpoint(tmp_path, TENSORS, INFO)
+    monkeypatch.undo()
+    with pytest.warns(UserWarning, match="torch 2.0 there and"):
+        load_checkpoint(tmp_path)
+    save_checkpoint(tmp_path, TENSORS, INFO)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_checkpoint(tmp_path)
+
+
+RULE = """
+from learn2splat.optimizers import OptState, UpdateRule
+RATE = 1.0
+class Mine(UpdateRule):
+    name = "mine"
+    def __init__(self, rate=0.1, tensor=None, function=len): self.rate, self.tensor, self.function = rate, tensor, function
+    def init(self, gaussians, task, generator): return OptState({}, task=task)
+    def step(self, gaussians, grads, state): return gaussians, state
+"""
+
+
+def test_an_own_rule_is_known_by_its_values_and_its_whole_file(tmp_path):
+    file = tmp_path / "own.py"
+    file.write_text(RULE)
+    mine = import_factory(f"{file}:Mine")
+    same = rule_fingerprint(mine(0.1, torch.ones(3), lambda x: x))
+    assert rule_fingerprint(mine(0.1, torch.ones(3), lambda x: x)) == same  # no address in it
+    for other in (mine(0.2, torch.ones(3), lambda x: x), mine(0.1, torch.zeros(3), lambda x: x)):
+        assert rule_fingerprint(other) != same
+    file.write_text(RULE.replace("RATE = 1.0", "RATE = 2.0"))  # not in the class, but beside it
+    changed = rule_fingerprint(import_factory(f"{file}:Mine")(0.1, torch.ones(3), lambda x: x))
+    assert {key for key in same if same[key] != changed[key]} == {"code of the optimizer"}
 
 
 def test_fingerprint_names_what_differs(tmp_path):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import inspect
 import os
 import statistics
 import traceback
@@ -11,11 +9,10 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 from ..errors import CheckpointError, SaveError
+from ..files import atomic_write
 from ..fit import FitRun, Plan, flat_plan, rendered
 from ..fit.checkpoint import fingerprint, has_checkpoint, rule_fingerprint
-from ..fit.files import atomic_write
 from ..gaussians import Gaussians
-from ..optimizers import UpdateRule
 from ..scenes import Scene
 from .lpips import lpips_scores
 from .memory import PeakMemory
@@ -65,7 +62,7 @@ class Lane:
         self.memory: int | None = None
         self.plan = start.protocol.plan(start.scene, len(start.gaussians), start.step_seconds, contender)
         rule = contender.make()
-        identity = {**fingerprint(start.scene, start.gaussians), **rule_fingerprint(rule), "code of the optimizer": _code_of(rule)}
+        identity = {**fingerprint(start.scene, start.gaussians), **rule_fingerprint(rule)}
         old = file.read()
         self.ended = old is not None and old.finished
         self.seconds, self.steps, self.status, self.psnr = 0.0, 0, "waiting", None
@@ -207,18 +204,6 @@ class Lane:
         steps = self.start.protocol.budget.steps if self.reference or self.start.protocol.budget.reference is None else None
         parts = [self.steps / steps if steps else 0.0, self.seconds / limit if limit else 0.0]
         return LaneProgress(self.contender.label, self.status, self.steps, self.seconds, 1.0 if self.ended else min(1.0, max(parts)), self.psnr)
-
-
-def _code_of(rule: UpdateRule) -> str:
-    """A hash of the source of a rule from outside this package: results of what someone has since edited are not taken for new ones."""
-    kind = type(rule)
-    if kind.__module__.split(".")[0] == __name__.split(".")[0]:
-        return ""  # `commit` says which
-    try:
-        source = inspect.getsource(kind)
-    except (OSError, TypeError):  # typed into an interpreter
-        source = kind.__qualname__
-    return hashlib.blake2b(source.encode(), digest_size=8).hexdigest()
 
 
 def _describe(start: Start) -> dict[str, object]:

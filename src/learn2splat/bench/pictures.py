@@ -8,8 +8,9 @@ from pathlib import Path
 
 from PIL import Image
 
+from ..files import file_name
 from .page import data_uri
-from .protocol import file_name, is_mark
+from .protocol import is_mark
 from .stats import Comparison
 
 QUALITY = 82  # Of WebP: differences between optimizers stay visible, a picture of 256 px takes about 8 kB.

@@ -25,6 +25,7 @@ import torch
 
 from ..density import make_density
 from ..errors import BackendError, OptionError
+from ..files import file_name
 from ..fit.plan import VIEWS, Plan, flat_plan, make_plan
 from ..optimizers import UpdateRule, make_optimizer
 from ..scenes import Scene
@@ -157,8 +158,8 @@ class Contender:
         """A name for `make_optimizer`, or `name@weights.safetensors` for trained weights of `learned`, `anchored` or `paper`; after it `+default`,
         `+mcmc` or another density control, and `+full` for the full size of the photos from the first step on.
         """
-        optimizer, *ways = spec.split("+")
-        name, _, weights = optimizer.partition("@")
+        optimizer, *ways = _split(spec, "+")
+        name, weights = [*_split(optimizer, "@", 1), ""][:2]
         short = name.rpartition(":")[2]
         label = f"{short}@{Path(weights).stem}" if weights else short
         controls = [way for way in ways if way != "full"]
@@ -170,8 +171,15 @@ class Contender:
 
     def make(self) -> UpdateRule:
         """A new rule. Raises OptionError or CheckpointError where there is none."""
-        name, _, weights = self.optimizer.partition("@")
+        name, weights = [*_split(self.optimizer, "@", 1), ""][:2]
         return make_optimizer(name, **({"weights": weights} if weights else {}))
+
+
+def _split(spec: str, mark: str, times: int = -1) -> list[str]:
+    """`spec` at every `mark`, but not in the path of a rule of one's own, `dir/file.py:factory`."""
+    path = re.match(r"(.*\.py:)?", spec)[0]
+    first, *rest = spec[len(path) :].split(mark, times)
+    return [path + first, *rest]
 
 
 def parse_contenders(specs: list[str], budget: Budget) -> list[Contender]:
@@ -194,11 +202,6 @@ def parse_contenders(specs: list[str], budget: Budget) -> list[Contender]:
             raise OptionError(f"the budget {budget} is measured on {budget.reference}: add it to --optimizers")
         contenders.sort(key=lambda contender: contender.label != budget.reference)
     return contenders
-
-
-def file_name(text: str) -> str:
-    """`text` with everything but letters, digits, dot, underscore, at and minus replaced."""
-    return re.sub(r"[^\w.@+-]+", "_", text).lstrip(".") or "_"
 
 
 def is_mark(value: float) -> bool:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import OptionError
-from ..fit.files import atomic_write
+from ..files import atomic_write
 from . import tables
 from .chart import line_chart
 from .csv_rows import to_csv

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from ..errors import OptionError
+from ..files import file_name, locked
 from ..fit.measure import measured_step_seconds
 from ..gaussians import init_from_points
 from ..machine import commit, machine
@@ -24,7 +25,7 @@ from ..scenes import Scene
 from ..threads import num_threads
 from .lane import Lane, LaneProgress, Start
 from .page import png
-from .protocol import SLICE_SECONDS, Protocol, file_name, parse_contenders
+from .protocol import SLICE_SECONDS, Protocol, parse_contenders
 from .store import CellFile, write_once
 from .views import with_views
 
@@ -101,6 +102,7 @@ def run_group(
         False if it was stopped.
 
     Raises:
+        OptionError: another process is running this group in `out`.
         OptionError, CheckpointError: an optimizer cannot be made, or a cell in `out` is of other photos, weights or code.
         BackendError: the device of the protocol is not there.
         SaveError: the results cannot be written.
@@ -110,19 +112,21 @@ def run_group(
     contenders = parse_contenders(list(optimizers), protocol.budget)
     device = protocol.torch_device()
     folder = out / protocol.key / file_name(scene.name)
-    scene = with_views(scene, protocol.context_views, folder / "views.json")
-    shown = scene.test_idx[len(scene.test_idx) // 2]
-    write_once(folder / "photo.png", lambda: png(scene.image(shown)))
-    generator = torch.Generator().manual_seed(seed)
-    gaussians = init_from_points(scene.points, scene.colors, max_points=protocol.max_points, generator=generator).to(device)
-    about = {"machine": {**machine(), "native_threads": num_threads()}, "commit": _commit(), "command": list(command)}
-    timed = protocol.planned and protocol.budget.seconds is not None
-    step_seconds = measured_step_seconds(scene, gaussians) if timed else None
-    start = Start(scene, gaussians, seed, protocol, about, shown if seed == 0 else None, step_seconds)
-    files = [CellFile(out, protocol.key, scene.name, contender.label, seed) for contender in contenders]
-    lanes = [Lane(start, contender, order, file) for order, (contender, file) in enumerate(zip(contenders, files))]
-    group = _Group(start, lanes, on_progress or (lambda progress: None), should_stop or (lambda: False))
-    return group.run(save_every)
+    mine = (f"*/seed{seed}.checkpoint/.*.partial", f"*/.seed{seed}-*.partial")  # Other processes run other seeds in the same folder.
+    with locked(folder, f".seed{seed}.lock", mine):
+        scene = with_views(scene, protocol.context_views, folder / "views.json")
+        shown = scene.test_idx[len(scene.test_idx) // 2]
+        write_once(folder / "photo.png", lambda: png(scene.image(shown)))
+        generator = torch.Generator().manual_seed(seed)
+        gaussians = init_from_points(scene.points, scene.colors, max_points=protocol.max_points, generator=generator).to(device)
+        about = {"machine": {**machine(), "native_threads": num_threads()}, "commit": _commit(), "command": list(command)}
+        timed = protocol.planned and protocol.budget.seconds is not None
+        step_seconds = measured_step_seconds(scene, gaussians) if timed else None
+        start = Start(scene, gaussians, seed, protocol, about, shown if seed == 0 else None, step_seconds)
+        files = [CellFile(out, protocol.key, scene.name, contender.label, seed) for contender in contenders]
+        lanes = [Lane(start, contender, order, file) for order, (contender, file) in enumerate(zip(contenders, files))]
+        group = _Group(start, lanes, on_progress or (lambda progress: None), should_stop or (lambda: False))
+        return group.run(save_every)
 
 
 class _Group:

@@ -27,8 +27,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from ..errors import SaveError
-from ..fit.files import atomic_write, to_json
-from .protocol import file_name
+from ..files import atomic_write, file_name, to_json
 
 ENDED = ("done", "diverged")  # These are results; a cell that failed is tried again.
 

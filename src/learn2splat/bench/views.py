@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from ..errors import OptionError, SceneError
-from ..fit.files import to_json
+from ..files import to_json
 from ..scenes import Scene
 from .store import write_once
 

@@ -11,7 +11,7 @@ import torch
 import tyro
 
 from ..errors import OptionError
-from ..fit.files import atomic_write
+from ..files import atomic_write
 from ..meta import find_scenes
 from ..meta.ablation import MARKS, Outcome, ablate, table
 from ..scenes import Scene, load_scene, make_procedural_scene

@@ -16,7 +16,7 @@ import torch
 import tyro
 
 from ..errors import BackendError
-from ..fit.files import to_json as to_json
+from ..files import to_json as to_json
 from ..machine import machine as machine
 
 DeviceName = Literal["cpu", "cuda"]

@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.table import Table
 
 from ..errors import OptionError
+from ..files import atomic_write
 from ..fit import Progress, fit, flat_plan, rendered, score
-from ..fit.files import atomic_write
 from ..gaussians import Gaussians, init_from_points
 from ..losses import psnr
 from ..optimizers import make_optimizer

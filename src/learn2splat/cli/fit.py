@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -13,9 +12,9 @@ import torch
 
 from ..density import make_density
 from ..errors import OptionError
+from ..files import WRITTEN_BY, atomic_write, file_name, is_ours, locked
 from ..fit import FitResult, Plan, fit, make_plan, score
 from ..fit.checkpoint import has_checkpoint
-from ..fit.files import atomic_write
 from ..fit.measure import measured_step_seconds
 from ..fit.options import check_options
 from ..gaussians import Gaussians, init_from_points, init_random, load_cloud, load_splat, transform_gaussians
@@ -110,25 +109,25 @@ class Fit(Command):
         if self.dry_run:
             print_plan(plan, scene, len(gaussians))
             return
-        self._prepare(folder, scene, gaussians, plan)
-
-        with stop_on_signals() as should_stop, FitProgress(f"{scene.name} {self.optimizer}", plan) as progress:
-            result = fit(
-                scene,
-                gaussians.to(device),
-                rule,
-                plan=plan,
-                seed=self.seed,
-                checkpoint=folder / saved.CHECKPOINT,
-                save_every=self.save_every,
-                resume=self.resume,
-                on_step=progress,
-                should_stop=should_stop,
-            )
-        self._save_config(folder, scene, gaussians, plan)  # again: a resumed run may have been given more steps
-        self._save(folder, scene, result)
-        if result.interrupted:
-            raise Interrupted(f"stopped at step {result.steps}; everything is saved in {folder}, go on with --out {folder} --resume")
+        with locked(folder):
+            self._prepare(folder, scene, gaussians, plan)
+            with stop_on_signals() as should_stop, FitProgress(f"{scene.name} {self.optimizer}", plan) as progress:
+                result = fit(
+                    scene,
+                    gaussians.to(device),
+                    rule,
+                    plan=plan,
+                    seed=self.seed,
+                    checkpoint=folder / saved.CHECKPOINT,
+                    save_every=self.save_every,
+                    resume=self.resume,
+                    on_step=progress,
+                    should_stop=should_stop,
+                )
+            self._save_config(folder, scene, gaussians, plan)  # again: a resumed run may have been given more steps
+            self._save(folder, scene, result)
+            if result.interrupted:
+                raise Interrupted(f"stopped at step {result.steps}; everything is saved in {folder}, go on with --out {folder} --resume")
         if self.json:
             print(to_json(saved.metrics(result)))
         else:
@@ -161,16 +160,18 @@ class Fit(Command):
     def _choose_folder(self) -> Path:
         """Where the results go; refuses to write over those of another run."""
         folder = self.out or self._default_folder()
-        if folder.exists() and not folder.is_dir():
-            raise OptionError(f"--out must be a folder, and {folder} is a file")
-        if (folder / saved.CONFIG).exists() and not self.resume and not self.overwrite:
-            raise OptionError(f"{folder} already holds a run: add --resume to go on with it, or --overwrite to start again")
+        self._check_folder(folder)
         return folder
+
+    def _check_folder(self, folder: Path) -> None:
+        if is_ours(folder, saved.CONFIG, saved.WRITER) and not self.resume and not self.overwrite:
+            raise OptionError(f"{folder} already holds a run: add --resume to go on with it, or --overwrite to start again")
 
     def _default_folder(self) -> Path:
         """out/fern-adam; the first free of out/fern-adam-2, -3, ... if that is taken; with --resume or --overwrite the last one taken."""
         scene = self.scene.resolve()
-        base = Path("out") / f"{scene.parent.name if scene.is_file() else scene.name}-{self.optimizer}"
+        name = scene.parent.name if scene.is_file() else scene.name
+        base = Path("out") / f"{name}-{file_name(self.optimizer.rpartition(':')[2])}"
         numbered, number = base, 1
         last = base
         while (numbered / saved.CONFIG).exists():
@@ -179,20 +180,19 @@ class Fit(Command):
         return last if self.resume or self.overwrite else numbered
 
     def _prepare(self, folder: Path, scene: Scene, gaussians: Gaussians, plan: Plan) -> None:
-        """Make the folder of a new run ready: config.json says what runs there; with --overwrite the files of the old run go."""
+        """Make the folder of a new run ready: config.json says what runs there; with --overwrite the files of the old run go, and only those."""
+        self._check_folder(folder)  # again, for now nobody else can write there
         if self.resume and has_checkpoint(folder / saved.CHECKPOINT):
             return
         if self.resume:
             note(f"note: no checkpoint in {folder} yet, starting at step 0")
-        for old in (saved.PLY, saved.METRICS):
-            (folder / old).unlink(missing_ok=True)
-        for old in (saved.RENDERS, saved.CHECKPOINT):
-            shutil.rmtree(folder / old, ignore_errors=True)
+        saved.remove_result(folder)
         self._save_config(folder, scene, gaussians, plan)
 
     def _save_config(self, folder: Path, scene: Scene, gaussians: Gaussians, plan: Plan) -> None:
         options = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(self).items()}
         config = {
+            WRITTEN_BY: saved.WRITER,
             "command": ["learn2splat", *sys.argv[1:]],
             "options": options,
             "scene": {
@@ -220,7 +220,7 @@ class Fit(Command):
         """The splat first: it is what the user wants most. An interrupted run is not evaluated again, so that it ends at once."""
         saved.save_gaussians(folder, scene, result.gaussians)
         scores = [] if result.interrupted else score(scene, result.gaussians)
-        saved.save_metrics(folder, result, scores)
+        saved.save_metrics(folder, result, scores, [] if result.interrupted else saved.render_names(scene))
         if not result.interrupted:
             saved.save_renders(folder, scene, result.gaussians)
 

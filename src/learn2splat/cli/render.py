@@ -12,7 +12,7 @@ from rich.progress import track
 from torch import Tensor
 
 from ..errors import OptionError
-from ..fit.files import atomic_produce
+from ..files import atomic_produce
 from ..gaussians import Gaussians
 from ..render import render_views
 from ..scenes import Scene

@@ -9,9 +9,10 @@ checkpoint/       for --resume (learn2splat.fit.checkpoint)
 
 from __future__ import annotations
 
-import json
+import re
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -21,13 +22,15 @@ import torch
 
 from ..bench.page import png
 from ..errors import CheckpointError, SceneError
+from ..files import atomic_write, file_name, read_json
 from ..fit import FitResult, PhotoScore, rendered
-from ..fit.files import atomic_produce, atomic_write
+from ..fit.checkpoint import remove_checkpoint
 from ..gaussians import Gaussians, load_ply, save_ply, transform_gaussians
 from ..scenes import Scene, load_scene
 from .common import note, to_json
 
 T = TypeVar("T")
+WRITER = "learn2splat fit"
 PLY, CONFIG, METRICS, RENDERS, CHECKPOINT = "point_cloud.ply", "config.json", "metrics.json", "renders", "checkpoint"
 
 
@@ -48,20 +51,40 @@ def metrics(result: FitResult) -> dict[str, object]:
 def save_gaussians(folder: Path, scene: Scene, gaussians: Gaussians) -> None:
     """Write the PLY in the input frame."""
     in_input_frame = transform_gaussians(gaussians, scene.to_normalised.inverse())
-    atomic_produce(folder / PLY, lambda path: save_ply(path, in_input_frame))
+    save_ply(folder / PLY, in_input_frame)
 
 
-def save_metrics(folder: Path, result: FitResult, scores: list[PhotoScore]) -> None:
-    """`metrics`, and besides whether the run diverged or was interrupted, and the score of every photo."""
-    more = {"diverged": result.diverged, "interrupted": result.interrupted, "photos": [asdict(score) for score in scores]}
+def save_metrics(folder: Path, result: FitResult, scores: list[PhotoScore], renders: list[str]) -> None:
+    """`metrics`, and besides whether the run diverged or was interrupted, the score of every photo, and which files are in renders/."""
+    more = {"diverged": result.diverged, "interrupted": result.interrupted, "photos": [asdict(score) for score in scores], "renders": renders}
     atomic_write(folder / METRICS, to_json({**metrics(result), **more}, indent=1))
 
 
 def save_renders(folder: Path, scene: Scene, gaussians: Gaussians) -> None:
     """One PNG per held-out photo: the photo on the left, the render on the right."""
+    names = dict(zip(scene.test_idx, render_names(scene)))
     for i, render, photo in rendered(scene, gaussians, scene.test_idx):
-        name = Path(scene.image_names[i]).with_suffix(".png").as_posix().replace("/", "_")
-        atomic_write(folder / RENDERS / name, png(torch.cat([photo, render], dim=1)))
+        atomic_write(folder / RENDERS / names[i], png(torch.cat([photo, render], dim=1)))
+
+
+def render_names(scene: Scene) -> list[str]:
+    """A file name for each held-out photo: its position among the photos, which no other has, and its name for whoever looks at the folder."""
+    stems = {i: re.sub(r"\.[A-Za-z]{3,4}$", "", scene.image_names[i]) for i in scene.test_idx}
+    return [f"{i:05d}_{file_name(stem)[:60]}.png" for i, stem in stems.items()]
+
+
+def remove_result(folder: Path) -> None:
+    """Remove what `fit` has written beside the configuration, and nothing else: a folder is removed only where that leaves it empty."""
+    with suppress(OSError, ValueError):
+        names = read_json(folder / METRICS).get("renders", [])
+        for name in names:
+            if file_name(name) == name:
+                (folder / RENDERS / name).unlink(missing_ok=True)
+    for old in (PLY, METRICS):
+        (folder / old).unlink(missing_ok=True)
+    remove_checkpoint(folder / CHECKPOINT)
+    with suppress(OSError):
+        (folder / RENDERS).rmdir()
 
 
 def open_scene(path: Path, long_side: int | None, data_factor: int, test_every: int) -> Scene:
@@ -87,13 +110,21 @@ def load_config(folder: Path) -> dict:
     """
     path = folder / CONFIG
     try:
-        config = json.loads(path.read_text())
-        config["scene"]["path"]
+        config = read_json(path)
+        _check_config(config)
     except FileNotFoundError:
         raise CheckpointError(f"no result in {folder}: expected {CONFIG}, written by learn2splat fit --out {folder}") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path} is unreadable ({error}): fit the scene again with --overwrite") from error
     return config
+
+
+def _check_config(config: dict) -> None:
+    """Raises KeyError, TypeError or ValueError where something that `eval` or `render` needs is missing or not what `fit` writes."""
+    scene = config["scene"]
+    for key, kinds in (("path", str), ("long_side", (int, type(None))), ("data_factor", int), ("test_every", int)):
+        if not isinstance(scene[key], kinds):
+            raise TypeError(f"{key} is {scene[key]!r}")
 
 
 def load_result(folder: Path, scene_path: Path | None, device: torch.device) -> tuple[dict, Scene, Gaussians]:

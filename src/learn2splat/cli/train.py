@@ -16,7 +16,7 @@ import tyro
 from rich.console import Console
 
 from ..errors import OptionError
-from ..fit.files import atomic_write
+from ..files import atomic_write
 from ..meta import PRESETS, MetaConfig, MetaStep, find_scenes, has_save, is_first_process, train, with_architecture, with_scheme
 from .common import Command, DeviceName, Flag, Interrupted, MaybeFloat, MaybeInt, machine, note, require_device, stop_on_signals, to_json
 

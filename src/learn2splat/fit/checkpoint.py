@@ -1,7 +1,7 @@
 """Checkpoints of a run: one safetensors file whose header holds JSON, so that tensors and numbers can never be of two different moments.
 
     <folder>/state.safetensors
-        __metadata__.json    step, seconds, curve, horizon, the fingerprint of the run, versions
+        __metadata__.json    step, seconds, curve, the fingerprint of the run, versions of this package and of torch
         __metadata__.crc32   of the JSON and of every tensor, because safetensors itself does not notice a flipped bit
         gaussians.*  average.*  optimizer.*  sampler.*
 
@@ -11,8 +11,13 @@ Nothing is ever unpickled. The file is replaced atomically: kill the run at any 
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
+import re
+import warnings
 import zlib
+from contextlib import suppress
+from importlib.metadata import version
 from pathlib import Path
 
 import safetensors
@@ -21,14 +26,14 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError
+from ..files import atomic_produce
 from ..gaussians.record import Gaussians
 from ..optimizers import UpdateRule
 from ..scenes import Scene
-from .files import atomic_write
 
 FORMAT = 1
 # Hashes and long lists in a fingerprint: an error names them without their values.
-OPAQUE = ("photos or cameras", "initial Gaussians", "constants of the optimizer", "weights of the optimizer")
+OPAQUE = ("photos or cameras", "initial Gaussians", "constants of the optimizer", "weights of the optimizer", "code of the optimizer")
 FILE_NAME = "state.safetensors"
 
 
@@ -38,10 +43,10 @@ def save_checkpoint(folder: Path, tensors: dict[str, Tensor], info: dict) -> Non
     Raises:
         SaveError: the disk is full or not writable; the previous checkpoint is intact.
     """
-    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    text = json.dumps({"format": FORMAT, **info})
-    data = safetensors.torch.save(tensors, metadata={"json": text, "crc32": _checksum(text, tensors)})
-    atomic_write(folder / FILE_NAME, data)
+    tensors = _apart({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+    text = json.dumps({"format": FORMAT, "versions": versions(), **info})
+    metadata = {"json": text, "crc32": _checksum(text, tensors)}
+    atomic_produce(folder / FILE_NAME, lambda temporary: safetensors.torch.save_file(tensors, temporary, metadata))  # from memory: no copy of it
 
 
 def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict]:
@@ -61,13 +66,29 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict]:
         intact = metadata["crc32"] == _checksum(text, tensors)
     except FileNotFoundError:
         raise CheckpointError(f"no checkpoint in {folder}: expected {FILE_NAME}, run without --resume to start") from None
-    except (safetensors.SafetensorError, OSError, KeyError, ValueError) as error:
+    except (safetensors.SafetensorError, OSError, KeyError, ValueError, TypeError, RecursionError) as error:
         raise CheckpointError(_damaged(path)) from error
-    if not intact:
+    if not intact or not isinstance(info, dict):
         raise CheckpointError(_damaged(path))
     if info.get("format") != FORMAT:
         raise CheckpointError(f"{path} has checkpoint format {info.get('format')}, this version reads {FORMAT}: start again with --overwrite")
+    saved, here = info.get("versions"), versions()
+    if isinstance(saved, dict) and saved != here:
+        changes = ", ".join(f"{name} {saved.get(name)} there and {here[name]} here" for name in here if saved.get(name) != here[name])
+        warnings.warn(f"{path} was written under other versions ({changes}): the run goes on, but not to the same bits", stacklevel=3)
     return tensors, info
+
+
+def versions() -> dict[str, str]:
+    """What decides the bits of a run besides its options."""
+    return {"learn2splat": version("learn2splat"), "torch": torch.__version__}
+
+
+def remove_checkpoint(folder: Path) -> None:
+    """Remove the checkpoint, and the folder if nothing else is in it."""
+    with suppress(OSError):
+        (folder / FILE_NAME).unlink(missing_ok=True)
+        folder.rmdir()
 
 
 def has_checkpoint(folder: Path) -> bool:
@@ -103,10 +124,33 @@ def fingerprint(scene: Scene, gaussians: Gaussians) -> dict[str, object]:
 
 
 def rule_fingerprint(rule: UpdateRule) -> dict[str, object]:
-    """The same for the update rule: its name, its constants, and its weights if it has learned ones."""
+    """The same for the update rule: its name, its constants, its weights if it has learned ones, and its code if it is not of this package."""
     network = getattr(rule, "network", None)
     weights = "" if network is None else _digest(list(network.state_dict().values()), "")
-    return {"optimizer": rule.name, "constants of the optimizer": repr(getattr(rule, "config", None)), "weights of the optimizer": weights}
+    constants, code = repr(getattr(rule, "config", None)), ""
+    if type(rule).__module__.split(".")[0] != __name__.split(".")[0]:  # the version says which code the rules of this package have
+        constants, code = _describe({name: value for name, value in vars(rule).items() if name != "network"}), _source_digest(type(rule))
+    return {"optimizer": rule.name, "constants of the optimizer": constants, "weights of the optimizer": weights, "code of the optimizer": code}
+
+
+def _describe(value: object) -> str:
+    """`repr`, but with tensors and networks by their numbers and without addresses, which are others in every process."""
+    if isinstance(value, torch.nn.Module):
+        value = value.state_dict()
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key!r}: {_describe(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(map(_describe, value)) + "]"
+    return _digest([value], "") if isinstance(value, Tensor) else re.sub(r" at 0x[0-9a-f]+", "", repr(value))
+
+
+def _source_digest(kind: type) -> str:
+    """A hash of the whole file that a class is in: a constant or a function beside it decides what it does, too."""
+    try:
+        source = Path(inspect.getfile(kind)).read_bytes()
+    except (OSError, TypeError):  # typed into an interpreter
+        source = kind.__qualname__.encode()
+    return hashlib.blake2b(source, digest_size=8).hexdigest()
 
 
 def check_same_run(saved: dict[str, object], current: dict[str, object], folder: Path) -> None:
@@ -119,6 +163,18 @@ def check_same_run(saved: dict[str, object], current: dict[str, object], folder:
         if there != here:
             values = f"the {key} are not the same" if key in OPAQUE else f"{key} is {there} there and {here} here"
             raise CheckpointError(f"the checkpoint in {folder} belongs to another run: {values}; give the options of its start, or another --out")
+
+
+def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Each with memory of its own, as safetensors wants: of those that share some, all but the first are copied."""
+    seen: set[int] = set()
+    result = {}
+    for name, tensor in tensors.items():
+        storage = tensor.untyped_storage()
+        alone = storage.data_ptr() not in seen and storage.nbytes() == tensor.nbytes
+        seen.add(storage.data_ptr())
+        result[name] = tensor if alone else tensor.clone()
+    return result
 
 
 def _digest(tensors: list[Tensor], text: str) -> str:

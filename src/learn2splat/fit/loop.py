@@ -53,7 +53,8 @@ def fit(
         seed: of the view sampling, of the initial state of the rule and of the density control.
         eval_at: steps at which the held-out photos are scored, besides the last; default: every tenth of a plan, else `default_eval_steps`.
         checkpoint: folder in which to keep a checkpoint, replaced every `save_every` seconds and at the end.
-        resume: go on from that checkpoint if there is one. Steps and seconds count from the beginning of the run.
+        resume: go on from that checkpoint if there is one. Steps and seconds count from the beginning of the run. With other `steps` than at its
+            start, schedules follow the new ones from here on; with the same, the bits are those of a run that never stopped.
         on_step: called after every step and every evaluation.
         should_stop: asked before every step; if true, the run is saved and ends.
 

@@ -94,5 +94,7 @@ def load_state(folder: Path, sampler: ViewSampler, generator: torch.Generator, i
             **{name: info[name] for name in NUMBERS},
         )
         return run, Plan.from_json(info["plan"])
-    except (KeyError, TypeError, RuntimeError) as error:
+    except CheckpointError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise CheckpointError(f"the checkpoint in {folder} was written by another version ({error}): start again with --overwrite") from error

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import torch
 
+from ..files import atomic_write, to_json
 from ..fit import fit
-from ..fit.files import atomic_write, to_json
 from ..gaussians import init_from_points
 from ..optimizers import make_optimizer
 from ..scenes import Scene

@@ -17,8 +17,8 @@ from pathlib import Path
 from torch import Tensor
 
 from ..errors import CheckpointError
+from ..files import atomic_write
 from ..fit.checkpoint import group, has_checkpoint, load_checkpoint, named, save_checkpoint
-from ..fit.files import atomic_write
 from ..gaussians import Gaussians
 from ..optimizers import OptState
 from .buffer import Buffer

@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..errors import OptionError
-from ..fit.files import atomic_produce
+from ..files import atomic_produce
 from ..gaussians import Gaussians, init_from_points
 from ..optimizers import OptState, Task, UpdateRule
 from ..scenes import Scene, Similarity, load_scene, make_procedural_scene

@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..fit.files import atomic_write
+from ..files import atomic_write
 from ..optimizers.anchored import Anchored, AnchoredConfig
 from ..optimizers.g3r import G3R, G3RConfig
 from ..optimizers.paper import Paper, PaperConfig

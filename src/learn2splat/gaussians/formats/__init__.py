@@ -71,7 +71,7 @@ def save_splat(path: str | os.PathLike, gaussians: Gaussians, format: FormatName
 
     Raises:
         OptionError: the format is unknown, or the suffix names none.
-        SaveError: disk full, no permission, no such folder; no partial file stays.
+        SaveError: disk full, no permission, ...; no partial file stays.
         PlyError: some Gaussians hold NaN or infinite values, which no reader takes.
     """
     path = Path(path)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
-from ...errors import PlyError, SaveError
+from ...errors import PlyError
+from ...files import atomic_produce
 
 # Packed splats shrink to a fifth of their bytes, made-up ones of one colour to a hundredth. What claims more is no splat but a bomb.
 MAX_RATIO = 100
@@ -45,19 +45,12 @@ def write_atomically(path: Path, *parts: bytes | memoryview) -> None:
     """Replace the content of `path` by `parts`. Whatever happens, it holds the old bytes or all of the new ones.
 
     Raises:
-        SaveError: disk full, no permission, no such folder; no partial file stays.
+        SaveError: disk full, no permission, ...; no partial file stays.
     """
-    temporary = path.with_name(f".{path.stem}.partial{path.suffix}")
-    try:
+
+    def write(temporary: Path) -> None:
         with open(temporary, "wb") as file:
             for part in parts:
                 file.write(part)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        try:
-            temporary.unlink(missing_ok=True)
-        except OSError:
-            pass  # a read-only file system: there is nothing to remove, and the first error says more
-        raise SaveError(f"could not write {path} ({error.strerror or error}): free some space, or choose another place") from error
+
+    atomic_produce(path, write)

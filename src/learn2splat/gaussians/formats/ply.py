@@ -91,7 +91,7 @@ def save_ply(path: str | os.PathLike, gaussians: Gaussians) -> None:
     """Write a 3DGS PLY of SH degree 3. Atomic: whatever happens, `path` holds the old file or the whole new one.
 
     Raises:
-        SaveError: disk full, no permission, no such folder; no partial file stays.
+        SaveError: disk full, no permission, ...; no partial file stays.
         PlyError: some Gaussians hold NaN or infinite values, which no reader takes.
     """
     path = Path(path)
