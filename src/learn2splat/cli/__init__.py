@@ -18,6 +18,7 @@ from .bench import Bench
 from .common import Command, Interrupted
 from .demo import Demo
 from .eval import Eval
+from .export import Export
 from .fit import Fit
 from .render import Render
 from .report import Report
@@ -27,6 +28,7 @@ Commands = (
     Annotated[Fit, tyro.conf.subcommand("fit")]
     | Annotated[Eval, tyro.conf.subcommand("eval")]
     | Annotated[Render, tyro.conf.subcommand("render")]
+    | Annotated[Export, tyro.conf.subcommand("export")]
     | Annotated[Demo, tyro.conf.subcommand("demo")]
     | Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Ablate, tyro.conf.subcommand("ablate")]

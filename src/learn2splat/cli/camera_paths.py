@@ -35,8 +35,12 @@ def camera_path(scene: Scene, name: PathName, frames: int) -> Tensor:
         (frames, 4, 4) float32, world from camera, OpenCV axes, normalised frame. `spiral` and `orbit` end where they start.
     """
     poses = scene.camtoworlds[list(scene.train_idx)].double().numpy()
-    make = {"spiral": _spiral, "orbit": _orbit, "interpolate": _interpolate}[name]
-    return torch.from_numpy(make(poses, frames)).float()
+    return torch.from_numpy(path_through(poses, name, frames)).float()
+
+
+def path_through(poses: np.ndarray, name: PathName, frames: int) -> np.ndarray:
+    """The same, float64, for cameras `poses` (M, 4, 4) of a subject near the origin and about 1 away."""
+    return {"spiral": _spiral, "orbit": _orbit, "interpolate": _interpolate}[name](poses, frames)
 
 
 def subject(poses: np.ndarray) -> np.ndarray:

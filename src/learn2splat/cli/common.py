@@ -24,6 +24,7 @@ DeviceName = Literal["cpu", "cuda"]
 # How options look in --help: a short name for the value, and no "(default: None)", because the text says what the default does.
 ScenePath = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SCENE", help_behavior_hint="")]
 ResultPath = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR", help_behavior_hint="")]
+SplatPath = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SPLAT", help_behavior_hint="")]
 MaybePath = Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="")]
 MaybeInt = Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")]
 MaybeFloat = Annotated[float | None, tyro.conf.arg(metavar="FLOAT", help_behavior_hint="")]

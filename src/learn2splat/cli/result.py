@@ -1,10 +1,10 @@
 """The folder that `fit` writes and that `eval` and `render` read.
 
-point_cloud.ply   the Gaussians, 3DGS layout, input frame of the scene
-config.json       options, scene, versions, machine, command
-metrics.json      the last numbers and the curve
-renders/          each held-out photo and its render side by side
-checkpoint/       for --resume (learn2splat.fit.checkpoint)
+    point_cloud.ply   the Gaussians, 3DGS layout, input frame of the scene
+    config.json       options, scene, versions, machine, command
+    metrics.json      the last numbers and the curve
+    renders/          each held-out photo and its render side by side
+    checkpoint/       for --resume (learn2splat.fit.checkpoint)
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from ..errors import CheckpointError, SceneError
 from ..files import atomic_write, file_name, read_json
 from ..fit import FitResult, PhotoScore, rendered
 from ..fit.checkpoint import remove_checkpoint
-from ..gaussians import Gaussians, load_ply, save_ply, transform_gaussians
+from ..gaussians import Gaussians, load_splat, save_ply, transform_gaussians
+from ..gaussians.formats import SOG_META
 from ..scenes import Scene, load_scene
 from .common import note, to_json
 
@@ -127,18 +128,35 @@ def _check_config(config: dict) -> None:
             raise TypeError(f"{key} is {scene[key]!r}")
 
 
+def splat_path(path: Path) -> Path | None:
+    """The splat that `path` names: itself if it is a file (or a folder with the pictures of a SOG), None if it should be a folder of `fit`."""
+    return path if path.is_file() or (path / SOG_META).is_file() else None
+
+
+def open_splat(path: Path) -> Gaussians:
+    """`load_splat`, with its warnings as plain lines on stderr; the PLY of a folder of `fit`. In the frame of the file.
+
+    Raises:
+        CheckpointError: the folder holds no result.
+    """
+    if splat_path(path) is None and path.is_dir():
+        load_config(path)
+        if not (path / PLY).exists():
+            raise CheckpointError(f"no {PLY} in {path}: its fit has not ended yet, go on with learn2splat fit ... --resume")
+        path = path / PLY
+    return with_notes(partial(load_splat, path))
+
+
 def load_result(folder: Path, scene_path: Path | None, device: torch.device) -> tuple[dict, Scene, Gaussians]:
     """(config, the scene as it was loaded for the fit, the saved Gaussians in its normalised frame).
 
     `scene_path` says where the photos are now, if they have moved since.
     """
     config = load_config(folder)
-    if not (folder / PLY).exists():
-        raise CheckpointError(f"no {PLY} in {folder}: its fit has not ended yet, go on with learn2splat fit ... --resume")
+    in_input_frame = open_splat(folder)
     saved = config["scene"]
     path = Path(saved["path"]) if scene_path is None else scene_path
     if not path.exists():
         raise SceneError(f"the scene of {folder} is no longer at {path}: say where it is with --scene")
     scene = open_scene(path, saved["long_side"], saved["data_factor"], saved["test_every"])
-    gaussians = transform_gaussians(load_ply(folder / PLY), scene.to_normalised)
-    return config, scene, gaussians.to(device)
+    return config, scene, transform_gaussians(in_input_frame, scene.to_normalised).to(device)

@@ -22,7 +22,8 @@ from .dot_splat import load_dot_splat, save_dot_splat
 from .ply import load_cloud as load_cloud
 from .ply import load_ply as load_ply
 from .ply import save_ply as save_ply
-from .sog import META, load_sog, save_sog
+from .sog import META as SOG_META
+from .sog import load_sog, save_sog
 from .spz import GZIP, MAGIC, load_spz, save_spz
 
 FormatName = Literal["ply", "compressed-ply", "spz", "sog", "splat"]
@@ -43,8 +44,8 @@ def load_splat(path: str | os.PathLike) -> Gaussians:
     path = Path(path)
     suffix = path.suffix.lower()
     if path.is_dir():
-        if not (path / META).is_file():
-            raise PlyError(f"{path} is a folder without {META}: expected a splat file, one of {', '.join(SUFFIXES.values())}")
+        if not (path / SOG_META).is_file():
+            raise PlyError(f"{path} is a folder without {SOG_META}: expected a splat file, one of {', '.join(SUFFIXES.values())}")
         return load_sog(path)
     try:
         with open(path, "rb") as file:
@@ -59,7 +60,7 @@ def load_splat(path: str | os.PathLike) -> Gaussians:
         return load_ply(path)
     if head.startswith(GZIP) or head == MAGIC:
         return load_spz(path)
-    if head.startswith(b"PK") or path.name == META:
+    if head.startswith(b"PK") or path.name == SOG_META:
         return load_sog(path)
     if suffix == ".ply":
         return load_ply(path)  # which says what is wrong with it
