@@ -33,6 +33,8 @@ def test_the_promised_files(fitted):
     assert [point["step"] for point in metrics["curve"]] == [0, 2, 3, 4, 5, 6, 8, 9, 10, 11, 12]
     assert metrics["psnr"] > metrics["curve"][0]["psnr"]
     assert [photo["name"] for photo in metrics["photos"]] == ["view_00.png", "view_08.png"]
+    assert metrics["ended"] == "steps" and sum(metrics["time"].values()) == pytest.approx(metrics["seconds"])
+    assert metrics["changes"][0]["step"] == 0 and metrics["changes"][-1]["num_gaussians"] == metrics["num_gaussians"]
     config = json.loads((fitted / "config.json").read_text())
     assert config["options"]["optimizer"] == "nominal" and config["options"]["seed"] == 0
     assert config["scene"]["held_out_photos"] == ["view_00.png", "view_08.png"] and len(config["scene"]["train_photos"]) == 8

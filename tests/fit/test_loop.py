@@ -117,6 +117,7 @@ def test_stopping_and_resuming_gives_the_same_bits(tmp_path, name, flat, stop):
     assert len(whole.gaussians) == (40 if flat else 60)
     assert [(p.step, p.psnr, p.ssim) for p in rest.curve] == [(p.step, p.psnr, p.ssim) for p in whole.curve]
     assert rest.seconds > first.seconds
+    assert [(c.step, c.num_gaussians, c.long_side) for c in rest.changes] == [(c.step, c.num_gaussians, c.long_side) for c in whole.changes]
     again = fit(SCENE, start(), name, **options, checkpoint=tmp_path, resume=True)  # of a finished run: nothing is left to do
     assert_same_bits(again.gaussians, whole.gaussians)
     assert again.curve == rest.curve
@@ -217,6 +218,31 @@ def test_seconds_count_optimization_only(monkeypatch):
     result = fit(SCENE, start(), "adam", steps=4, eval_at=(0, 1, 2), on_step=lambda progress: time.sleep(0.05))
     assert time.perf_counter() - began > 2.2
     assert result.seconds < time.perf_counter() - began - 2.2
+
+
+def test_a_result_tells_when_sizes_and_counts_changed_and_where_the_time_went():
+    result = fit(SCENE, start(), "adam", plan=small_plan(), eval_at=(7,))
+    plan = result.plan
+    assert plan == small_plan()
+    at = {plan.stage(step / 14): step for step in range(13, -1, -1)}  # of each size, the first step
+    sides = [stage.long_side for stage in plan.stages]
+    assert [(min(c.step for c in result.changes if c.long_side == side), side) for side in sides] == [(at[k], side) for k, side in enumerate(sides)]
+    assert result.changes[0].num_gaussians == 40 and result.changes[-1].num_gaussians == len(result.gaussians) == 60
+    assert all(a.step < b.step and a.seconds < b.seconds for a, b in zip(result.changes, result.changes[1:]))
+    before = [c for c in result.changes if c.step < 7][-1]
+    assert (result.curve[0].num_gaussians, result.curve[0].long_side) == (before.num_gaussians, sides[plan.stage(0.5)])
+    assert 0 < result.update_seconds and 0 < result.growth_seconds and result.update_seconds + result.growth_seconds < result.seconds
+
+
+def test_a_result_tells_why_the_run_ended(monkeypatch):
+    options = {"eval_at": ()}
+    assert fit(SCENE, start(), "adam", steps=2, max_seconds=100, **options).ended == "steps"
+    assert fit(SCENE, start(), "adam", steps=10**6, max_seconds=0.05, **options).ended == "seconds"
+    assert fit(SCENE, start(), "adam", steps=2, should_stop=lambda: True, **options).ended == "interrupted"
+    assert fit(SCENE, start(), Broken(at=1), steps=3, **options).ended == "diverged"
+    monkeypatch.setattr(run, "has_settled", lambda *a: True)
+    plan = replace(make_plan([(32, 24)], 40, density="none"), tail_steps=3)
+    assert fit(SCENE, start(), "adam", plan=plan, **options).ended == "settled"
 
 
 def test_max_seconds_ends_the_run():

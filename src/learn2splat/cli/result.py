@@ -56,9 +56,23 @@ def save_gaussians(folder: Path, scene: Scene, gaussians: Gaussians) -> None:
 
 
 def save_metrics(folder: Path, result: FitResult, scores: list[PhotoScore], renders: list[str]) -> None:
-    """`metrics`, and besides whether the run diverged or was interrupted, the score of every photo, and which files are in renders/."""
-    more = {"diverged": result.diverged, "interrupted": result.interrupted, "photos": [asdict(score) for score in scores], "renders": renders}
+    """`metrics`, and besides why the run ended, where its time went, what changed when, the score of every photo, and which files are in renders/."""
+    more = {
+        "ended": result.ended,
+        "diverged": result.diverged,
+        "interrupted": result.interrupted,
+        "time": time_shares(result),
+        "changes": [asdict(change) for change in result.changes],
+        "photos": [asdict(score) for score in scores],
+        "renders": renders,
+    }
     atomic_write(folder / METRICS, to_json({**metrics(result), **more}, indent=1))
+
+
+def time_shares(result: FitResult) -> dict[str, float]:
+    """Where the seconds of the run went."""
+    rest = max(0.0, result.seconds - result.update_seconds - result.growth_seconds)
+    return {"render_loss_gradients": rest, "update": result.update_seconds, "growth": result.growth_seconds}
 
 
 def save_renders(folder: Path, scene: Scene, gaussians: Gaussians) -> None:

@@ -8,6 +8,7 @@ from .loop import fit as fit
 from .plan import Plan as Plan
 from .plan import flat_plan as flat_plan
 from .plan import make_plan as make_plan
+from .records import Change as Change
 from .records import CurvePoint as CurvePoint
 from .records import FitResult as FitResult
 from .records import Progress as Progress

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from ..gaussians.record import Gaussians
+from .plan import Plan
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,16 @@ class CurvePoint:
     ssim: float
     num_gaussians: int = 0
     long_side: int = 0  # px of the photos that are fitted at this moment; the quality is that at their full size
+
+
+@dataclass(frozen=True)
+class Change:
+    """From `step` on, which began after `seconds`, there are so many Gaussians, and photos have so many px."""
+
+    step: int
+    seconds: float
+    num_gaussians: int
+    long_side: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +55,9 @@ class FitResult:
         diverged: a parameter or the loss became non-finite; `gaussians` are the last ones before that.
         interrupted: `should_stop` ended the run early.
         settled: a run without a budget ended because its loss no longer improved.
+        plan: by which it was made.
+        update_seconds, growth_seconds: the parts of `seconds` that the update rule and the density control took; the rest is render, loss, gradients.
+        changes: of the size of the photos and the number of Gaussians, from the start on.
     """
 
     optimizer: str
@@ -53,7 +67,19 @@ class FitResult:
     seconds: float
     diverged: bool
     interrupted: bool
-    settled: bool = False
+    settled: bool
+    plan: Plan
+    update_seconds: float
+    growth_seconds: float
+    changes: tuple[Change, ...]
+
+    @property
+    def ended(self) -> str:
+        """Why the run ended: "interrupted", "diverged", "settled", "steps" or "seconds", whatever of the budget was spent first."""
+        for reason in ("interrupted", "diverged", "settled"):
+            if getattr(self, reason):
+                return reason
+        return "steps" if self.plan.steps is not None and self.steps >= self.plan.steps else "seconds"
 
     @property
     def psnr(self) -> float:

@@ -28,7 +28,7 @@ from .gradients import loss_and_gradients, observed_gradients
 from .options import check_options
 from .plan import Plan
 from .problem import ViewsProblem
-from .records import CurvePoint, FitResult
+from .records import Change, CurvePoint, FitResult
 from .settled import has_settled
 from .state import RunState, load_state, save_state
 from .views import ViewSampler
@@ -122,8 +122,8 @@ class FitRun:
         """Add the held-out quality of now to the curve, at the full size of the photos; False if it has it already."""
         if self._run.curve and self._run.curve[-1].step == self.step:
             return False
-        size = max(self.pyramid[self.stage].size(self.train[0]))
-        point = CurvePoint(self.step, self.seconds, *mean_score(score(self.scene, self.gaussians)), len(self._run.gaussians), size)
+        quality = mean_score(score(self.scene, self.gaussians))
+        point = CurvePoint(self.step, self.seconds, *quality, len(self._run.gaussians), self._long_side(self.stage))
         self._run.curve.append(point)
         return True
 
@@ -133,7 +133,7 @@ class FitRun:
         began, cpu_began = time.perf_counter(), time.process_time()
         progress, stage = self.progress, self.stage
         scene = self.pyramid[stage]
-        run = self._grown(before, scene, progress)
+        run = self._noted(self._grown(before, scene, progress), stage)
         self.sampler.views_per_step = min(self.plan.stages[stage].views_per_step, len(self.train))
         views = [self.train[i] for i in self.sampler.next()]
         task = replace(run.state.task, views_per_step=len(views), steps=self._horizon(run.step, progress))
@@ -167,7 +167,30 @@ class FitRun:
 
     def result(self, interrupted: bool = False) -> FitResult:
         """What the run has reached."""
-        return FitResult(self.rule.name, self.gaussians, self.curve, self.step, self.seconds, self.diverged, interrupted, self.settled)
+        return FitResult(
+            optimizer=self.rule.name,
+            gaussians=self.gaussians,
+            curve=self.curve,
+            steps=self.step,
+            seconds=self.seconds,
+            diverged=self.diverged,
+            interrupted=interrupted,
+            settled=self.settled,
+            plan=self.plan,
+            update_seconds=self.update_seconds,
+            growth_seconds=self.growth_seconds,
+            changes=tuple(self._run.changes),
+        )
+
+    def _long_side(self, stage: int) -> int:
+        return max(self.pyramid[stage].size(self.train[0]))
+
+    def _noted(self, run: RunState, stage: int) -> RunState:
+        """The run with what has changed, if something has, since the step before."""
+        now = (len(run.gaussians), self._long_side(stage))
+        if run.changes and (run.changes[-1].num_gaussians, run.changes[-1].long_side) == now:
+            return run
+        return replace(run, changes=[*run.changes, Change(run.step, run.seconds, *now)])
 
     def _grown(self, run: RunState, scene: Scene, progress: float) -> RunState:
         """The run after the events of growth that are due. Events that a slow machine has skipped are one."""

@@ -14,7 +14,7 @@ from ..gaussians.record import Gaussians
 from ..optimizers import OptState
 from .checkpoint import check_same_run, group, load_checkpoint, named, save_checkpoint
 from .plan import Plan
-from .records import CurvePoint
+from .records import Change, CurvePoint
 from .views import ViewSampler
 
 
@@ -36,6 +36,7 @@ class RunState:
     growth_seconds: float = 0.0  # ... and the density control's; the rest is views, rendering, loss and gradients
     losses: list[float] = field(default_factory=list)  # per view, of the steps since size and growth are final: tells when an open run has settled
     curve: list[CurvePoint] = field(default_factory=list)
+    changes: list[Change] = field(default_factory=list)  # of photo size and number of Gaussians
     diverged: bool = False
 
     @property
@@ -66,6 +67,7 @@ def save_state(folder: Path, run: RunState, sampler: ViewSampler, generator: tor
         "plan": plan.to_json(),
         **{name: getattr(run, name) for name in NUMBERS},
         "curve": [asdict(point) for point in run.curve],
+        "changes": [asdict(change) for change in run.changes],
         "optimizer": state_info,
     }
     save_checkpoint(folder, tensors, info)
@@ -91,6 +93,7 @@ def load_state(folder: Path, sampler: ViewSampler, generator: torch.Generator, i
             stats=group(tensors, "density"),
             average=Gaussians(**average) if average else None,
             curve=[CurvePoint(**point) for point in info["curve"]],
+            changes=[Change(**change) for change in info["changes"]],
             **{name: info[name] for name in NUMBERS},
         )
         return run, Plan.from_json(info["plan"])
