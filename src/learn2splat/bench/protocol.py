@@ -95,7 +95,7 @@ class Protocol:
     def plan(self, scene: Scene, num_gaussians: int, step_seconds: float | None, contender: Contender) -> Plan:
         """The plan of a run; the same for all contenders but for what they ask for by name."""
         budget, sizes = self.budget, [scene.size(i) for i in scene.train_idx]
-        if not self.planned and contender.density is None:
+        if contender.flat or (not self.planned and contender.density is None):
             long_side = max(max(size) for size in sizes)
             steps = budget.steps if budget.reference in (None, contender.label) else None
             return flat_plan(long_side, steps=steps, seconds=budget.seconds, views_per_step=self.views_per_step or VIEWS)
@@ -152,22 +152,23 @@ class Contender:
     optimizer: str = ""  # the part of `spec` that `make` makes
     density: str | None = None  # a density control of its own
     full_size: bool = False  # from the first step on
+    flat: bool = False  # the full size, the Gaussians of the start and 8 views per step: `fit` before it had plans
 
     @staticmethod
     def parse(spec: str) -> Contender:
         """A name for `make_optimizer`, or `name@weights.safetensors` for trained weights of `learned`, `anchored` or `paper`; after it `+default`,
-        `+mcmc` or another density control, and `+full` for the full size of the photos from the first step on.
+        `+mcmc` or another density control, and `+full` for the full size of the photos from the first step on. `+flat`: without a plan.
         """
         optimizer, *ways = _split(spec, "+")
         name, weights = [*_split(optimizer, "@", 1), ""][:2]
         short = name.rpartition(":")[2]
         label = f"{short}@{Path(weights).stem}" if weights else short
-        controls = [way for way in ways if way != "full"]
-        if len(controls) > 1 or len(ways) - len(controls) > 1:
-            raise OptionError(f"after an optimizer come at most one density control and +full, got {spec!r}")
+        controls = [way for way in ways if way not in ("full", "flat")]
+        if len(controls) > 1 or len(ways) - len(controls) > 1 or ("flat" in ways and controls):
+            raise OptionError(f"after an optimizer come at most one density control and +full, or +flat, got {spec!r}")
         for control in controls:
             make_density(control)
-        return Contender(spec, "+".join([label, *ways]), optimizer, controls[0] if controls else None, "full" in ways)
+        return Contender(spec, "+".join([label, *ways]), optimizer, controls[0] if controls else None, "full" in ways, "flat" in ways)
 
     def make(self) -> UpdateRule:
         """A new rule. Raises OptionError or CheckpointError where there is none."""
