@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "isa.hpp"
+#include "knn.hpp"
 #include "parallel.hpp"
 #include "project.hpp"
 #include "raster.hpp"
@@ -341,6 +342,13 @@ void sweep(std::vector<Array<const float, -1, -1>> pictures, Array<const int32_t
     l2s::sweep(views.data(), int64_t(M), count, num_threads);
 }
 
+template <class T> void knn(Array<const T, -1, 3> points, int num_threads, Array<int64_t, -1, -1> indices, Array<T, -1, -1> distances) {
+    const size_t N = points.shape(0), k = indices.shape(1);
+    check(N < (size_t(1) << 31) && indices.shape(0) == N && distances.shape(0) == N && distances.shape(1) == k && (N == 0 || (k >= 1 && k <= N)), "points");
+    nb::gil_scoped_release unlocked;
+    l2s::knn<T>(points.data(), int64_t(N), int(k), num_threads, indices.data(), distances.data());
+}
+
 template <class T> void bind(nb::module_ &m, const std::string &suffix) {
     const auto name = [&](const char *base) { return std::string(base) + suffix; };
     m.def(name("project_forward").c_str(), &project_forward<T>);
@@ -348,6 +356,7 @@ template <class T> void bind(nb::module_ &m, const std::string &suffix) {
     m.def(name("raster_forward").c_str(), &raster_forward<T>);
     m.def(name("raster_backward").c_str(), &raster_backward<T>);
     m.def(name("photometric_forward").c_str(), &photometric_forward<T>);
+    m.def(name("knn").c_str(), &knn<T>);
 }
 
 }  // namespace

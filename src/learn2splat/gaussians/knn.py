@@ -1,16 +1,18 @@
-"""The k nearest neighbours of every Gaussian, by a kd-tree (scipy.spatial.cKDTree) on the CPU."""
+"""The k nearest neighbours of every Gaussian, by a kd-tree on the CPU (native/knn.hpp)."""
 
 from __future__ import annotations
 
 import torch
-from scipy.spatial import cKDTree
 from torch import Tensor
 
 from ..errors import OptionError, ShapeError
+from ..threads import num_threads
 
 
 def knn(means: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Nearest neighbours in Euclidean distance; every point counts as its own nearest neighbour.
+
+    Exact, but where several are equally far, any of them may be left out. The same result for any number of threads.
 
     Args:
         means: (N, 3) world units, any floating type; gradients are not tracked.
@@ -25,31 +27,21 @@ def knn(means: Tensor, k: int) -> tuple[Tensor, Tensor]:
         ShapeError: `means` is not (N, 3), or holds NaN or infinities.
         OptionError: k < 1.
     """
+    from .. import _native
+
     if means.ndim != 2 or means.shape[1] != 3:
         raise ShapeError(f"means must have shape (N, 3), got {tuple(means.shape)}")
     if k < 1:
         raise OptionError(f"k must be at least 1 (the point itself), got {k}")
-    points = means.detach().to("cpu", torch.float64)
-    if not bool(torch.isfinite(points).all()):
-        raise ShapeError(f"means must be finite, {int((~torch.isfinite(points)).any(1).sum())} of {len(points)} are not: the run has diverged")
-    n, found = len(points), min(k, len(points))
-    own = torch.arange(n).unsqueeze(1)
-    indices, distances = own.repeat(1, k), torch.zeros(n, k, dtype=torch.float64)
-    if n > 0:
-        # The result does not depend on the number of workers.
-        found_distances, found_indices = cKDTree(points.numpy()).query(points.numpy(), k=range(1, found + 1), workers=torch.get_num_threads())
-        indices[:, :found], distances[:, :found] = torch.from_numpy(found_indices), torch.from_numpy(found_distances)
-        _put_self_first(indices[:, :found])
+    points = means.detach().to("cpu", torch.float64 if means.dtype == torch.float64 else torch.float32).contiguous()
+    finite = torch.isfinite(points)
+    if not bool(finite.all()):
+        raise ShapeError(f"means must be finite, {int((~finite).any(1).sum())} of {len(points)} are not: the run has diverged")
+    found = min(k, len(points))
+    indices, distances = torch.empty(len(points), found, dtype=torch.int64), points.new_empty(len(points), found)
+    search = _native.knn_f64 if points.dtype == torch.float64 else _native.knn_f32
+    search(points.numpy(), num_threads(), indices.numpy(), distances.numpy())
+    if found < k:
+        own = torch.arange(len(points)).unsqueeze(1).expand(-1, k - found)
+        indices, distances = torch.cat([indices, own], 1), torch.nn.functional.pad(distances, (0, k - found))
     return indices.to(means.device), distances.to(means)
-
-
-def _put_self_first(indices: Tensor) -> None:
-    """Where points coincide, the tree may name a twin (at the same distance 0) first: swap in place, or overwrite if the row lacks itself."""
-    own = torch.arange(len(indices))
-    rows = torch.nonzero(indices[:, 0] != own).squeeze(1)
-    if len(rows) == 0:
-        return
-    is_self = indices[rows] == rows.unsqueeze(1)
-    column = is_self.to(torch.uint8).argmax(1)  # 0 where absent: then column 0 is overwritten below
-    indices[rows, column] = indices[rows, 0]
-    indices[rows, 0] = rows
