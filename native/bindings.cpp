@@ -113,7 +113,7 @@ l2s::RasterInput<T> raster_input(const Array<const T, -1, -1, 2> &means2d, const
     check(!colors || ((colors->shape(0) == C || colors->shape(0) == 1) && colors->shape(1) == N), "colors");
     check(renders.shape(0) == C && (colors ? channels == 3 || channels == 4 : channels == 1), "channels");
     check(has_rows(backgrounds, C, channels), "backgrounds");
-    check(renders.shape(1) < (1u << 20) && renders.shape(2) < (1u << 20) && N < (size_t(1) << 32), "image or Gaussian count (too large)");
+    check(renders.shape(1) < (1u << 20) && renders.shape(2) <= size_t(l2s::MAX_WIDTH) && N < (size_t(1) << 31), "image or Gaussian count (too large)");
     l2s::RasterInput<T> in{};
     in.N = int64_t(N), in.C = int(C), in.height = int(renders.shape(1)), in.width = int(renders.shape(2)), in.channels = int(channels);
     in.means2d = means2d.data(), in.conics = conics.data(), in.opacities = opacities.data(), in.opacity_stride = opacities.shape(0) == C && C > 1 ? int64_t(N) : 0;
@@ -123,33 +123,30 @@ l2s::RasterInput<T> raster_input(const Array<const T, -1, -1, 2> &means2d, const
 }
 
 template <class T>
-std::unique_ptr<l2s::RasterState> raster_forward(Array<const T, -1, -1, 2> means2d, Array<const T, -1, -1, 3> conics, Array<const T, -1, -1> opacities,
+std::unique_ptr<l2s::RasterState<T>> raster_forward(Array<const T, -1, -1, 2> means2d, Array<const T, -1, -1, 3> conics, Array<const T, -1, -1> opacities,
                                                  Maybe<const T, -1, -1, 3> colors, Array<const T, -1, -1> depths, Array<int32_t, -1, -1, 2> radii,
                                                  Maybe<const T, -1, -1> backgrounds, int num_threads, Array<T, -1, -1, -1, -1> renders, Array<T, -1, -1, -1> alphas) {
     const auto in = raster_input<T>(means2d, conics, opacities, colors, depths, radii, backgrounds, renders);
     check(alphas.shape(0) == renders.shape(0) && alphas.shape(1) == renders.shape(1) && alphas.shape(2) == renders.shape(2), "alphas");
-    auto state = std::make_unique<l2s::RasterState>();
+    auto state = std::make_unique<l2s::RasterState<T>>();
     nb::gil_scoped_release unlocked;
     l2s::raster_forward<T>(in, num_threads, *state, renders.data(), alphas.data());
     return state;
 }
 
 template <class T>
-void raster_backward(const l2s::RasterState &state, Array<const T, -1, -1, 2> means2d, Array<const T, -1, -1, 3> conics, Array<const T, -1, -1> opacities,
-                     Maybe<const T, -1, -1, 3> colors, Array<const T, -1, -1> depths, Array<int32_t, -1, -1, 2> radii, Maybe<const T, -1, -1> backgrounds, int num_threads,
-                     Array<T, -1, -1, -1, -1> renders, Array<T, -1, -1, -1> alphas, Array<const T, -1, -1, -1, -1> v_renders, Maybe<const T, -1, -1, -1> v_alphas,
-                     Array<T, -1, -1, 2> v_means2d, Array<T, -1, -1, 3> v_conics, Array<T, -1, -1> v_opacities, Maybe<T, -1, -1, 3> v_colors, Maybe<T, -1, -1> v_depths,
-                     Maybe<T, -1, -1, 2> absgrad, Maybe<T, -1, -1> v_backgrounds) {
-    const auto in = raster_input<T>(means2d, conics, opacities, colors, depths, radii, backgrounds, renders);
-    const size_t C = size_t(in.C), N = size_t(in.N);
-    for (int k = 0; k < 4; ++k) check(v_renders.shape(k) == renders.shape(k) && (k == 3 || (alphas.shape(k) == renders.shape(k) && (!v_alphas || v_alphas->shape(k) == renders.shape(k)))), "images");
+void raster_backward(const l2s::RasterState<T> &state, Maybe<const T, -1, -1> backgrounds, int num_threads, Array<const T, -1, -1, -1, -1> v_renders,
+                     Maybe<const T, -1, -1, -1> v_alphas, Array<T, -1, -1, 2> v_means2d, Array<T, -1, -1, 3> v_conics, Array<T, -1, -1> v_opacities,
+                     Maybe<T, -1, -1, 3> v_colors, Maybe<T, -1, -1> v_depths, Maybe<T, -1, -1, 2> absgrad, Maybe<T, -1, -1> v_backgrounds) {
+    const size_t C = size_t(state.C), N = size_t(state.N), channels = size_t(state.channels), image[] = {C, size_t(state.height), size_t(state.width)};
+    for (int k = 0; k < 3; ++k) check(v_renders.shape(k) == image[k] && (!v_alphas || v_alphas->shape(k) == image[k]), "images");
+    check(v_renders.shape(3) == channels && has_rows(backgrounds, C, channels), "channels");
     check(v_means2d.shape(0) == C && v_means2d.shape(1) == N && v_conics.shape(0) == C && v_conics.shape(1) == N && v_opacities.shape(0) == C && v_opacities.shape(1) == N &&
-              has_rows(v_colors, C, N) && has_rows(v_depths, C, N) && has_rows(absgrad, C, N) && has_rows(v_backgrounds, C, size_t(in.channels)), "gradients");
-    check(state.bands.size() == C * size_t(state.bands_per_view) && state.band_rows * state.bands_per_view >= in.height, "state");
-    const l2s::RasterGrads<T> grads{renders.data(),     alphas.data(),      v_renders.data(),  pointer(v_alphas), v_means2d.data(),     v_conics.data(),
-                                    v_opacities.data(), pointer(v_colors), pointer(v_depths), pointer(absgrad),  pointer(v_backgrounds)};
+              has_rows(v_colors, C, N) && has_rows(v_depths, C, N) && has_rows(absgrad, C, N) && has_rows(v_backgrounds, C, channels), "gradients");
+    const l2s::RasterGrads<T> grads{v_renders.data(),   pointer(v_alphas), pointer(backgrounds), v_means2d.data(),     v_conics.data(),
+                                    v_opacities.data(), pointer(v_colors), pointer(v_depths),    pointer(absgrad), pointer(v_backgrounds)};
     nb::gil_scoped_release unlocked;
-    l2s::raster_backward<T>(in, num_threads, state, grads);
+    l2s::raster_backward<T>(state, num_threads, grads);
 }
 
 template <class T>
@@ -351,6 +348,8 @@ template <class T> void knn(Array<const T, -1, 3> points, int num_threads, Array
 
 template <class T> void bind(nb::module_ &m, const std::string &suffix) {
     const auto name = [&](const char *base) { return std::string(base) + suffix; };
+    nb::class_<l2s::RasterState<T>>(m, (suffix == "_f32" ? "RasterState32" : "RasterState64"), "Gaussians and sorted lists that the forward pass leaves for the backward pass.")
+        .def_prop_ro("nbytes", &l2s::RasterState<T>::bytes, "Memory it holds, bytes.");
     m.def(name("project_forward").c_str(), &project_forward<T>);
     m.def(name("project_backward").c_str(), &project_backward<T>);
     m.def(name("raster_forward").c_str(), &raster_forward<T>);
@@ -364,8 +363,6 @@ template <class T> void bind(nb::module_ &m, const std::string &suffix) {
 NB_MODULE(_native, m) {
     nb::set_leak_warnings(false);  // an autograd graph that is alive at exit holds a RasterState: no leak
     m.doc() = "Native CPU core of learn2splat. Private: call learn2splat.rasterize and learn2splat.photometric_loss.";
-    nb::class_<l2s::RasterState>(m, "RasterState", "Sorted lists that the forward pass leaves for the backward pass.")
-        .def_prop_ro("nbytes", &l2s::RasterState::bytes, "Memory it holds, bytes.");
     bind<float>(m, "_f32");
     bind<double>(m, "_f64");
     m.def("nominal_step", &nominal_step);
@@ -380,6 +377,7 @@ NB_MODULE(_native, m) {
     m.def("sweep", &sweep);
     m.attr("SWEEP_MAX_NEIGHBOURS") = l2s::SWEEP_MAX_NEIGHBOURS;
     m.attr("PROJECT_CHUNK") = l2s::PROJECT_CHUNK;
+    m.attr("MAX_WIDTH") = l2s::MAX_WIDTH;
     m.def("isa", &l2s::isa_name, "Instruction set in use: base, avx2 or avx512.");
     m.def("thread_pool", &l2s::pool_description, "Whose threads run the kernels.");
 }

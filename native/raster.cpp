@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstring>
 #include <memory>
+#include <stdexcept>
 
 #include "parallel.hpp"
 
@@ -26,9 +27,11 @@ template <class X> struct Buffer {
 template <class T> struct Scratch {
     Buffer<Slot<T>> slots;
     Buffer<Span> spans;
+    Buffer<int64_t> num_spans;
     Buffer<uint64_t> keys, keys_swap;
-    Buffer<uint32_t> counts;
-    Buffer<T> grads;
+    Buffer<uint32_t> order, begin, end, list, seen, seen_end;
+    Buffer<uint8_t> flags, slot_seen;
+    Buffer<T> pixels, centres;
 };
 
 template <class T> Scratch<T> &scratch() {
@@ -72,18 +75,20 @@ void sort_by_depth(const double *depths, const uint32_t *ids, size_t n, uint32_t
     std::stable_sort(order, order + n, [&](uint32_t a, uint32_t b) { return depths[ids[a]] < depths[ids[b]]; });
 }
 
-template <class T> void bin(const RasterInput<T> &in, int num_threads, RasterState &state) {
+template <class T> void bin(const RasterInput<T> &in, int num_threads, RasterState<T> &state) {
+    state.N = in.N, state.C = in.C, state.width = in.width, state.height = in.height, state.channels = in.channels;
     state.band_rows = choose_band_rows(in.C, in.height);
     state.bands_per_view = (in.height + state.band_rows - 1) / state.band_rows;
     state.chunks = int((in.N + BIN_CHUNK - 1) / BIN_CHUNK);
     const int bands = state.bands_per_view, chunks = state.chunks;
+    state.gaussians.reset(new Slot<T>[in.C * in.N]);
     state.chunk_offsets.assign(size_t(in.C) * bands * (chunks + 1), 0);
     std::unique_ptr<uint16_t[]> first(new uint16_t[in.C * in.N]), last(new uint16_t[in.C * in.N]);
     parallel_for(int64_t(in.C) * chunks, num_threads, [&](int64_t task) {
         const int view = int(task / chunks), chunk = int(task % chunks);
         const int64_t begin = int64_t(chunk) * BIN_CHUNK, end = std::min(in.N, begin + BIN_CHUNK);
         uint16_t *f = first.get() + view * in.N, *l = last.get() + view * in.N;
-        raster_table<T>().band_range(in, view, state.band_rows, begin, end, f, l);
+        raster_table<T>().prepare(in, view, state.band_rows, begin, end, state.gaussians.get() + view * in.N, f, l);
         uint32_t *offsets = state.chunk_offsets.data() + size_t(view) * bands * (chunks + 1) + chunk + 1;
         for (int64_t i = begin; i < end; ++i)
             for (int b = f[i]; b <= l[i]; ++b) ++offsets[size_t(b) * (chunks + 1)];
@@ -109,106 +114,145 @@ template <class T> void bin(const RasterInput<T> &in, int num_threads, RasterSta
     });
 }
 
-template <class T> BandArgs<T> band_args(const RasterInput<T> &in, const RasterState &state, int64_t task) {
+constexpr int AHEAD = 16;  // entries: memory is asked for so early
+constexpr uint32_t UNSEEN = 1u << 31;  // flag of a rank: no pixel of the band sees that slot, so it has no gradient
+
+template <class T> BandArgs<T> band_args(const RasterState<T> &state, const T *backgrounds, int64_t task) {
     const int64_t view = task / state.bands_per_view;
     BandArgs<T> band{};
-    band.width = in.width;
-    band.channels = in.channels;
+    band.width = state.width;
+    band.channels = state.channels;
     band.y0 = int(task % state.bands_per_view) * state.band_rows;
-    band.rows = std::min(state.band_rows, in.height - band.y0);
-    band.tiles_x = (in.width + TILE_W - 1) / TILE_W;
-    band.tiles_y = (band.rows + TILE_H - 1) / TILE_H;
-    band.num_slots = int(state.band_offsets[task + 1] - state.band_offsets[task]);
-    band.ids = state.ids.data() + state.band_offsets[task];
-    band.means2d = in.means2d + 2 * view * in.N;
-    band.conics = in.conics + 3 * view * in.N;
-    band.opacities = in.opacities + view * in.opacity_stride;
-    band.colors = in.colors ? in.colors + view * in.color_stride : nullptr;
-    band.depths = in.depths + view * in.N;
-    band.background = in.backgrounds ? in.backgrounds + view * in.channels : nullptr;
-    const size_t tiles = size_t(band.tiles_x) * band.tiles_y;
-    band.slots = scratch<T>().slots.reserve(band.num_slots);
-    band.spans = scratch<T>().spans.reserve(size_t(band.num_slots) * band.tiles_y);
-    band.tile_counts = scratch<T>().counts.reserve(tiles);
-    std::fill_n(band.tile_counts, tiles, 0u);
+    band.rows = std::min(state.band_rows, state.height - band.y0);
+    band.blocks_x = (state.width + BLOCK_W - 1) / BLOCK_W;
+    band.strips = (band.rows + BLOCK_H - 1) / BLOCK_H;
+    band.num_slots = state.band_offsets[task + 1] - state.band_offsets[task];
+    band.background = backgrounds ? backgrounds + view * state.channels : nullptr;
+    Slot<T> *slots = scratch<T>().slots.reserve(padded(band.num_slots));
+    const Slot<T> *gaussians = state.gaussians.get() + view * state.N;
+    const uint32_t *ids = state.ids.data() + state.band_offsets[task], *ranks = state.bands[task].ranks.data();
+    for (int64_t entry = 0; entry < band.num_slots; ++entry) {
+        if (entry + AHEAD < band.num_slots) {
+            __builtin_prefetch(gaussians + ids[entry + AHEAD]);
+            __builtin_prefetch(slots + (ranks[entry + AHEAD] & ~UNSEEN), 1);
+        }
+        if (!(ranks[entry] & UNSEEN)) slots[ranks[entry]] = gaussians[ids[entry]];
+    }
+    band.slots = slots;
     return band;
+}
+
+// Lists the Gaussians of every block of a strip, in the order of the slots. Returns how many entries there are, and more, for the blocks' seams.
+template <class T> size_t list_strip(BandArgs<T> &band, int strip) {
+    constexpr int AT_ONCE = 4;  // so many blocks of a span are written without a branch: lists have a place more, and there are so many more lists
+    const size_t blocks = size_t(band.blocks_x);
+    uint32_t *begin = scratch<T>().begin.reserve(blocks + AT_ONCE), *end = scratch<T>().end.reserve(blocks + AT_ONCE);
+    const Span *spans = band.spans + strip * padded(band.num_slots), *last = spans + band.num_spans[strip];
+    std::fill_n(end, blocks + AT_ONCE, 0u);
+    for (const Span *span = spans; span < last; ++span) {  // differences of the lists' lengths, from block to block
+        ++end[span->begin];
+        --end[span->end];
+    }
+    uint64_t total = 0;
+    uint32_t length = 0;
+    for (size_t b = 0; b < blocks + AT_ONCE; ++b) {
+        length += end[b];
+        begin[b] = end[b] = uint32_t(total);  // from here on, `end` is where the block's next entry goes
+        total += uint64_t(length) + 1;
+        if (total > UINT32_MAX) throw std::overflow_error("too many Gaussians cover too much of the image: more than 2^32 pairs in one strip of blocks");
+    }
+    uint32_t *list = scratch<T>().list.reserve(total);
+    for (const Span *span = spans; span < last; ++span) {
+        const uint32_t slot = span->slot, count = uint32_t(span->end - span->begin);
+        uint32_t *next = end + span->begin;
+        for (uint32_t b = 0; b < AT_ONCE; ++b) {
+            list[next[b]] = slot;
+            next[b] += b < count;
+        }
+        for (uint32_t b = AT_ONCE; b < count; ++b) list[next[b]++] = slot;
+    }
+    band.begin = begin, band.end = end, band.list = list;
+    return total;
 }
 
 }  // namespace
 
-int64_t RasterState::bytes() const {
-    int64_t n = 4 * int64_t(ids.capacity() + chunk_offsets.capacity()) + 8 * int64_t(band_offsets.capacity());
-    for (const Band &band : bands) n += int64_t(sizeof(Band)) + 4 * int64_t(band.order.capacity() + band.tile_offsets.capacity() + band.tile_slots.capacity());
+template <class T> int64_t RasterState<T>::bytes() const {
+    int64_t n = int64_t(sizeof(Slot<T>)) * C * N + 4 * int64_t(ids.capacity() + chunk_offsets.capacity()) + 8 * int64_t(band_offsets.capacity());
+    for (const Band &band : bands) n += int64_t(sizeof(Band)) + 4 * int64_t(band.ranks.capacity() + band.block_offsets.capacity() + band.seen.capacity());
     return n;
 }
 
-template <class T> void raster_forward(const RasterInput<T> &in, int num_threads, RasterState &state, T *renders, T *alphas) {
+template <class T> void raster_forward(const RasterInput<T> &in, int num_threads, RasterState<T> &state, T *renders, T *alphas) {
     bin(in, num_threads, state);
     const int64_t num_bands = int64_t(in.C) * state.bands_per_view;
     state.bands.resize(num_bands);
     parallel_for(num_bands, num_threads, [&](int64_t task) {
-        const int64_t view = task / state.bands_per_view;
+        const int64_t view = task / state.bands_per_view, num_slots = state.band_offsets[task + 1] - state.band_offsets[task];
+        Scratch<T> &mine = scratch<T>();
         Band &kept = state.bands[task];
-        BandArgs<T> band = band_args(in, state, task);
-        kept.order.resize(band.num_slots);
-        sort_by_depth(band.depths, band.ids, band.num_slots, kept.order.data());
-        band.order = kept.order.data();
-        const int64_t num_spans = raster_table<T>().make_slots(band);
-        const int tiles = band.tiles_x * band.tiles_y;
-        kept.tile_offsets.resize(tiles + 1);
-        kept.tile_offsets[0] = 0;
-        for (int t = 0; t < tiles; ++t) {
-            kept.tile_offsets[t + 1] = kept.tile_offsets[t] + band.tile_counts[t];
-            band.tile_counts[t] = kept.tile_offsets[t];  // from here on: where the tile's next entry goes
-        }
-        kept.tile_slots.resize(kept.tile_offsets[tiles]);
-        for (int64_t k = 0; k < num_spans; ++k) {
-            const Span span = band.spans[k];
-            uint32_t *next = band.tile_counts + span.tile_row * band.tiles_x;
-            for (int t = span.tile0; t < span.tile1; ++t) kept.tile_slots[next[t]++] = span.slot;
-        }
-        band.tile_offsets = kept.tile_offsets.data();
-        band.tile_slots = kept.tile_slots.data();
+        uint32_t *order = mine.order.reserve(num_slots);
+        sort_by_depth(in.depths + view * in.N, state.ids.data() + state.band_offsets[task], num_slots, order);
+        kept.ranks.resize(num_slots);
+        for (int64_t k = 0; k < num_slots; ++k) kept.ranks[order[k]] = uint32_t(k);
+        BandArgs<T> band = band_args(state, in.backgrounds, task);
+        band.spans = mine.spans.reserve(padded(num_slots) * band.strips);
+        band.num_spans = mine.num_spans.reserve(band.strips);
+        raster_table<T>().make_spans(band);
         band.render = renders + view * in.height * in.width * in.channels;
         band.alpha = alphas + view * in.height * in.width;
-        raster_table<T>().forward(band);
+        band.seen_end = mine.seen_end.reserve(band.blocks_x);
+        band.slot_seen = mine.slot_seen.reserve(num_slots);
+        std::fill_n(band.slot_seen, num_slots, uint8_t(0));
+        kept.block_offsets.assign(1, 0);
+        kept.block_offsets.reserve(size_t(band.blocks_x) * band.strips + 1);
+        kept.seen.clear();
+        for (int strip = 0; strip < band.strips; ++strip) {
+            const size_t entries = list_strip(band, strip), before = kept.seen.size();
+            band.flags = mine.flags.reserve(entries);
+            band.seen = mine.seen.reserve(entries);
+            raster_table<T>().forward(band, strip);
+            const uint32_t num_seen = band.seen_end[band.blocks_x - 1];
+            if (before + num_seen > UINT32_MAX) throw std::overflow_error("too many Gaussians are seen in one band of the image: more than 2^32 pairs");
+            kept.seen.insert(kept.seen.end(), band.seen, band.seen + num_seen);
+            for (int b = 0; b < band.blocks_x; ++b) kept.block_offsets.push_back(uint32_t(before + band.seen_end[b]));
+        }
+        kept.seen.shrink_to_fit();
+        for (uint32_t &rank : kept.ranks) rank |= band.slot_seen[rank] ? 0 : UNSEEN;
     });
 }
 
-template <class T> void raster_backward(const RasterInput<T> &in, int num_threads, const RasterState &state, const RasterGrads<T> &grads) {
-    const int64_t num_bands = int64_t(in.C) * state.bands_per_view;
-    const int bands = state.bands_per_view, chunks = state.chunks, channels = in.channels;
-    const int row_size = 6 + channels + (grads.absgrad ? 2 : 0);
-    std::unique_ptr<T[]> rows(new T[size_t(state.band_offsets.back()) * row_size]);
+template <class T> void raster_backward(const RasterState<T> &state, int num_threads, const RasterGrads<T> &grads) {
+    const int64_t num_bands = int64_t(state.C) * state.bands_per_view;
+    const int bands = state.bands_per_view, chunks = state.chunks, channels = state.channels;
+    std::unique_ptr<T[]> rows(new T[size_t(state.band_offsets.back()) * GRAD_ROW]);
     std::vector<T> v_background(grads.v_backgrounds ? num_bands * channels : 0, T(0));
     parallel_for(num_bands, num_threads, [&](int64_t task) {
-        const int64_t view = task / bands;
+        const int64_t view = task / bands, pixels = int64_t(state.height) * state.width;
         const Band &kept = state.bands[task];
-        BandArgs<T> band = band_args(in, state, task);
-        band.order = kept.order.data();
-        band.tile_offsets = kept.tile_offsets.data();
-        band.tile_slots = kept.tile_slots.data();
-        band.spans = nullptr;
-        raster_table<T>().make_slots(band);
-        const int64_t pixels = int64_t(in.height) * in.width;
-        band.render = const_cast<T *>(grads.renders) + view * pixels * channels;
-        band.alpha = const_cast<T *>(grads.alphas) + view * pixels;
+        BandArgs<T> band = band_args(state, grads.backgrounds, task);
+        band.begin = kept.block_offsets.data(), band.end = band.begin + 1;
+        band.list = kept.seen.data();
+        size_t longest = 0;
+        for (size_t b = 1; b < kept.block_offsets.size(); ++b) longest = std::max(longest, size_t(kept.block_offsets[b] - kept.block_offsets[b - 1]));
+        band.pixels = scratch<T>().pixels.reserve(longest * BLOCK_PIXELS * (grads.absgrad ? 4 : 2));
+        band.centres = scratch<T>().centres.reserve(2 * (longest + 4));
         band.v_render = grads.v_renders + view * pixels * channels;
         band.v_alpha = grads.v_alphas ? grads.v_alphas + view * pixels : nullptr;
         band.v_background = grads.v_backgrounds ? v_background.data() + task * channels : nullptr;
         band.absgrad = grads.absgrad != nullptr;
-        band.grads = scratch<T>().grads.reserve(size_t(band.num_slots) * GRAD_ROW);
-        std::fill_n(band.grads, size_t(band.num_slots) * GRAD_ROW, T(0));
+        band.grads = rows.get() + state.band_offsets[task] * GRAD_ROW;
+        for (const uint32_t rank : kept.ranks)
+            if (!(rank & UNSEEN)) std::fill_n(band.grads + int64_t(rank) * GRAD_ROW, GRAD_ROW, T(0));
         raster_table<T>().backward(band);
-        T *out = rows.get() + state.band_offsets[task] * row_size;
-        for (int k = 0; k < band.num_slots; ++k) std::memcpy(out + int64_t(band.order[k]) * row_size, band.grads + int64_t(k) * GRAD_ROW, sizeof(T) * row_size);
     });
 
     // Sum per Gaussian in band order, and turn the moments of dL/dsigma into gradients. sigma = (a dx^2 + c dy^2) / 2 + b dx dy, dx = pixel - mean.
+    constexpr T LN2 = T(0.6931471805599453);  // the slot's A, B, C carry log2(e)
     const int num_colors = channels == 1 ? 0 : 3;
-    parallel_for(int64_t(in.C) * chunks, num_threads, [&](int64_t task) {
+    parallel_for(int64_t(state.C) * chunks, num_threads, [&](int64_t task) {
         const int view = int(task / chunks), chunk = int(task % chunks);
-        const int64_t begin = int64_t(chunk) * BIN_CHUNK, end = std::min(in.N, begin + BIN_CHUNK), base = view * in.N;
+        const int64_t begin = int64_t(chunk) * BIN_CHUNK, end = std::min(state.N, begin + BIN_CHUNK), base = view * state.N;
         std::fill(grads.v_means2d + 2 * (base + begin), grads.v_means2d + 2 * (base + end), T(0));
         std::fill(grads.v_conics + 3 * (base + begin), grads.v_conics + 3 * (base + end), T(0));
         std::fill(grads.v_opacities + base + begin, grads.v_opacities + base + end, T(0));
@@ -217,36 +261,42 @@ template <class T> void raster_backward(const RasterInput<T> &in, int num_thread
         if (grads.absgrad) std::fill(grads.absgrad + 2 * (base + begin), grads.absgrad + 2 * (base + end), T(0));
         for (int b = 0; b < bands; ++b) {
             const int64_t band = int64_t(view) * bands + b;
-            const uint32_t *offsets = state.chunk_offsets.data() + band * (chunks + 1) + chunk;
-            for (int64_t entry = state.band_offsets[band] + offsets[0]; entry < state.band_offsets[band] + offsets[1]; ++entry) {
-                const T *row = rows.get() + entry * row_size;
-                const int64_t i = state.ids[entry], at = base + i;
-                const T a = in.conics[3 * at], bb = in.conics[3 * at + 1], c = in.conics[3 * at + 2];
+            const uint32_t *offsets = state.chunk_offsets.data() + band * (chunks + 1) + chunk, *ranks = state.bands[band].ranks.data();
+            const int64_t start = state.band_offsets[band];
+            for (int64_t k = offsets[0]; k < offsets[1]; ++k) {
+                if (k + AHEAD < offsets[1]) __builtin_prefetch(rows.get() + (start + (ranks[k + AHEAD] & ~UNSEEN)) * GRAD_ROW);
+                if (ranks[k] & UNSEEN) continue;
+                const T *row = rows.get() + (start + ranks[k]) * GRAD_ROW;
+                const int64_t i = state.ids[start + k], at = base + i;
+                const Slot<T> &g = state.gaussians[at];
+                const T a = 2 * LN2 * g.A, bb = LN2 * g.B, c = 2 * LN2 * g.C;
                 grads.v_means2d[2 * at] -= a * row[1] + bb * row[2];
                 grads.v_means2d[2 * at + 1] -= bb * row[1] + c * row[2];
                 grads.v_conics[3 * at] += T(0.5) * row[3];
                 grads.v_conics[3 * at + 1] += row[4];
                 grads.v_conics[3 * at + 2] += T(0.5) * row[5];
-                grads.v_opacities[at] -= row[0] / in.opacities[view * in.opacity_stride + i];
+                grads.v_opacities[at] -= row[0] / g.opacity;
                 for (int ch = 0; grads.v_colors && ch < num_colors; ++ch) grads.v_colors[3 * at + ch] += row[6 + ch];
                 if (grads.v_depths && channels != 3) grads.v_depths[at] += row[6 + num_colors];
-                if (grads.absgrad) {  // the kernel's A, B, C carry log2(e)
-                    grads.absgrad[2 * at] += T(0.6931471805599453) * row[6 + channels];
-                    grads.absgrad[2 * at + 1] += T(0.6931471805599453) * row[7 + channels];
+                if (grads.absgrad) {
+                    grads.absgrad[2 * at] += LN2 * row[6 + channels];
+                    grads.absgrad[2 * at + 1] += LN2 * row[7 + channels];
                 }
             }
         }
     });
     if (grads.v_backgrounds) {
-        std::fill_n(grads.v_backgrounds, in.C * channels, T(0));
+        std::fill_n(grads.v_backgrounds, state.C * channels, T(0));
         for (int64_t b = 0; b < num_bands; ++b)
             for (int ch = 0; ch < channels; ++ch) grads.v_backgrounds[(b / bands) * channels + ch] += v_background[b * channels + ch];
     }
 }
 
-template void raster_forward<float>(const RasterInput<float> &, int, RasterState &, float *, float *);
-template void raster_forward<double>(const RasterInput<double> &, int, RasterState &, double *, double *);
-template void raster_backward<float>(const RasterInput<float> &, int, const RasterState &, const RasterGrads<float> &);
-template void raster_backward<double>(const RasterInput<double> &, int, const RasterState &, const RasterGrads<double> &);
+template struct RasterState<float>;
+template struct RasterState<double>;
+template void raster_forward<float>(const RasterInput<float> &, int, RasterState<float> &, float *, float *);
+template void raster_forward<double>(const RasterInput<double> &, int, RasterState<double> &, double *, double *);
+template void raster_backward<float>(const RasterState<float> &, int, const RasterGrads<float> &);
+template void raster_backward<double>(const RasterState<double> &, int, const RasterGrads<double> &);
 
 }  // namespace l2s

@@ -123,6 +123,13 @@ L2S_INLINE int count(bits_d m) {
 template <class T> using Bits = decltype(at_least(Vec<T>{}, Vec<T>{}));
 template <class B> L2S_INLINE B and_not(B a, B b) { return B(a & ~b); }
 
+// True if any lane of the N masks is set.
+template <class T, int N> L2S_INLINE bool any_of(const Bits<T> *masks) {
+    Bits<T> all = masks[0];
+    for (int j = 1; j < N; ++j) all = Bits<T>(all | masks[j]);
+    return any(all);
+}
+
 L2S_INLINE vec_f vsqrt(vec_f x) {
 #if defined(L2S_AVX512)
     return (vec_f)_mm512_sqrt_ps((__m512)x);
@@ -165,6 +172,44 @@ L2S_INLINE vec_d fast_exp2(vec_d x) {  // float64 is for tests: the library's ac
     for (int i = 0; i < LANES<double>; ++i) x[i] = std::exp2(x[i]);
     return x;
 }
+
+// log(x) of normal positive numbers, to 1 ulp (Cephes).
+L2S_INLINE vec_f vlog(vec_f x) {
+    const mask_f bits = (mask_f)x;
+    mask_f exponent = ((bits - 0x3f3504f3) >> 23);  // of x / sqrt(1/2): the mantissa is then in [sqrt(1/2), sqrt(2))
+    const vec_f f = (vec_f)(bits - (exponent << 23)) - 1.0f, f2 = f * f;
+    const vec_f e = __builtin_convertvector(exponent, vec_f);
+    vec_f p = 7.0376836292e-2f * f - 1.1514610310e-1f;
+    p = p * f + 1.1676998740e-1f;
+    p = p * f - 1.2420140846e-1f;
+    p = p * f + 1.4249322787e-1f;
+    p = p * f - 1.6668057665e-1f;
+    p = p * f + 2.0000714765e-1f;
+    p = p * f - 2.4999993993e-1f;
+    p = p * f + 3.3333331174e-1f;
+    const vec_f tail = p * f * f2 + (-2.12194440e-4f * e - 0.5f * f2);
+    return f + tail + 0.693359375f * e;
+}
+
+L2S_INLINE vec_d vlog(vec_d x) {
+    for (int i = 0; i < LANES<double>; ++i) x[i] = std::log(x[i]);
+    return x;
+}
+
+template <class V> L2S_INLINE V vceil(V x) {
+    for (int i = 0; i < int(sizeof x / sizeof x[0]); ++i) x[i] = std::ceil(x[i]);
+    return x;
+}
+#if defined(L2S_AVX512)
+template <> L2S_INLINE vec_f vceil(vec_f x) { return (vec_f)_mm512_roundscale_ps((__m512)x, _MM_FROUND_TO_POS_INF | _MM_FROUND_NO_EXC); }
+#elif defined(__AVX2__)
+template <> L2S_INLINE vec_f vceil(vec_f x) { return (vec_f)_mm256_ceil_ps((__m256)x); }
+#endif
+template <class V> L2S_INLINE V vfloor(V x) { return -vceil(-x); }
+L2S_INLINE mask_f to_int(vec_f x) { return __builtin_convertvector(x, mask_f); }  // towards zero
+L2S_INLINE mask_d to_int(vec_d x) { return __builtin_convertvector(x, mask_d); }
+// sqrt(max(x, 0))
+template <class V> L2S_INLINE V root(V x) { return vsqrt(vmax(x, V{})); }
 
 template <class T> L2S_INLINE T horizontal_sum(Vec<T> v) {
     T lanes[LANES<T>];

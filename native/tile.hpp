@@ -158,24 +158,6 @@ L2S_INLINE void layer_norm(const float *x, const float *weight, const float *bia
 // min(max(x, low), high). NaN stays NaN: the x86 instructions return their second operand then.
 L2S_INLINE vec_f clamp(vec_f x, float low, float high) { return vmin(splat(high), vmax(splat(low), x)); }
 
-// log(x) of normal positive numbers, to 1 ulp (Cephes).
-L2S_INLINE vec_f vlog(vec_f x) {
-    const mask_f bits = (mask_f)x;
-    mask_f exponent = ((bits - 0x3f3504f3) >> 23);  // of x / sqrt(1/2): the mantissa is then in [sqrt(1/2), sqrt(2))
-    const vec_f f = (vec_f)(bits - (exponent << 23)) - 1.0f, f2 = f * f;
-    const vec_f e = __builtin_convertvector(exponent, vec_f);
-    vec_f p = 7.0376836292e-2f * f - 1.1514610310e-1f;
-    p = p * f + 1.1676998740e-1f;
-    p = p * f - 1.2420140846e-1f;
-    p = p * f + 1.4249322787e-1f;
-    p = p * f - 1.6668057665e-1f;
-    p = p * f + 2.0000714765e-1f;
-    p = p * f - 2.4999993993e-1f;
-    p = p * f + 3.3333331174e-1f;
-    const vec_f tail = p * f * f2 + (-2.12194440e-4f * e - 0.5f * f2);
-    return f + tail + 0.693359375f * e;
-}
-
 // exp(x); below -87 and above 88 as there.
 L2S_INLINE vec_f vexp(vec_f x) { return fast_exp2(clamp(x, -87.0f, 88.0f) * 1.44269504f); }
 

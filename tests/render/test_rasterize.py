@@ -167,6 +167,30 @@ def test_density_control_finds_the_gradient_of_means2d():
     assert (meta["means2d"].absgrad >= meta["means2d"].grad.abs() * (1 - 1e-9)).all()
 
 
+@pytest.mark.parametrize("key", GAUSSIAN_KEYS)
+def test_a_change_in_place_before_backward_is_noticed_or_harmless(key):
+    scene = random_scene(24, 30, cameras=2)
+    leaves = with_grad({k: v.clone() if isinstance(v, torch.Tensor) else v for k, v in scene.items()})
+    renders = rasterize(**leaves)[0]
+    with torch.no_grad():
+        leaves[key] += 0.05
+    if key == "colors":  # blending keeps a copy: what it computes from is what was rendered
+        renders.sum().backward()
+        untouched = with_grad(scene)
+        rasterize(**untouched)[0].sum().backward()
+        assert torch.equal(leaves["means"].grad, untouched["means"].grad)
+    else:
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            renders.sum().backward()
+
+
+def test_a_second_backward_needs_retain_graph():
+    loss = rasterize(**with_grad(random_scene(25, 10)))[0].sum()
+    loss.backward()
+    with pytest.raises(RuntimeError, match="second time"):
+        loss.backward()
+
+
 # Properties.
 
 
@@ -390,6 +414,29 @@ def test_mixed_dtypes_and_bad_options_are_refused():
         rasterize(**scene, rasterize_mode="smooth")
     with pytest.raises((OptionError, ShapeError), match="width"):
         rasterize(**{**scene, "width": 0})
+
+
+def test_lists_that_do_not_fit_are_refused():
+    """2^32 (block, Gaussian) pairs in one strip: their count must not wrap, and nothing of that size may be allocated first."""
+    n, width = 2**17, 262_144
+    scene = {**random_scene(0, 1, dtype=torch.float32), "width": width, "height": 1, "backgrounds": None}
+    Ks = torch.tensor([[[float(width), 0.0, width / 2], [0.0, float(width), 0.5], [0.0, 0.0, 1.0]]])
+    everywhere = {"means": torch.tensor([[0.0, 0.0, 2.0]]), "quats": torch.tensor([[1.0, 0.0, 0.0, 0.0]]), "scales": torch.full((1, 3), 3.0),
+                  "opacities": torch.full((1,), 0.9), "colors": torch.ones(1, 3)}  # fmt: skip
+    scene |= {"viewmats": torch.eye(4)[None], "Ks": Ks, **{key: value.expand(n, *value.shape[1:]) for key, value in everywhere.items()}}
+    with pytest.raises(OptionError, match=rf"{n} Gaussians .* {width} x 1 px"):
+        rasterize(**scene)
+    with pytest.raises(OptionError, match="wide"):
+        rasterize(**{**scene, "width": 2**20})
+
+
+def test_the_last_column_of_the_widest_image_is_rendered():
+    width = 65_535 * 8
+    scene = {**random_scene(0, 1, dtype=torch.float32), "width": width, "height": 1, "backgrounds": None}
+    Ks = torch.tensor([[[float(width), 0.0, width / 2], [0.0, float(width), 0.5], [0.0, 0.0, 1.0]]])
+    scene |= {"means": torch.tensor([[0.0, 0.0, 2.0]]), "scales": torch.full((1, 3), 3.0), "opacities": torch.full((1,), 0.9)}
+    scene |= {"viewmats": torch.eye(4)[None], "Ks": Ks}
+    assert (rasterize(**scene)[1] > 0.8).all()
 
 
 def test_thread_variable_is_checked(monkeypatch):
