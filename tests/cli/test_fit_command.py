@@ -14,9 +14,10 @@ from tiny_scenes import HEIGHT, WIDTH, blobs, tiny_scene
 
 from learn2splat.cli import main
 from learn2splat.cli.fit import Fit
+from learn2splat.cli.plan_table import plan_rows
 from learn2splat.cli.result import render_names
 from learn2splat.files import file_name, locked
-from learn2splat.fit import fit
+from learn2splat.fit import fit, make_plan
 from learn2splat.fit.checkpoint import load_checkpoint
 from learn2splat.gaussians import load_splat, save_splat
 
@@ -257,3 +258,21 @@ def test_more_steps_on_resume_stretch_the_schedule(tmp_path):
     fit(scene, start, "adam", steps=10, eval_at=(), checkpoint=tmp_path)
     fit(scene, start, "adam", steps=30, eval_at=(), checkpoint=tmp_path, resume=True)
     assert load_checkpoint(tmp_path)[1]["optimizer"]["task"]["steps"] == 30
+
+
+@pytest.mark.parametrize(
+    ("budget", "end"),
+    [
+        ([], "when it no longer improves, at the latest after 30 min 0 s"),
+        (["--steps", "30"], "after 30 steps"),
+        (["--max-seconds", "60"], "after 60 s"),
+        (["--steps", "1", "--max-seconds", "60"], "after 1 step or 60 s, whichever comes first"),
+    ],
+)
+def test_a_dry_run_shows_the_plan_and_writes_nothing(scene_folder, tmp_path, capsys, budget, end):
+    assert main(["fit", str(scene_folder), "--out", str(tmp_path / "out"), "--densify", "none", "--dry-run", *budget]) == 0
+    table = capsys.readouterr().out
+    assert "photos per step" in table and "averaged from here on" in table
+    assert table.splitlines()[-1] == f"tiny: 8 photos fitted, 2 held out; 32 px; 40 Gaussians; ends {end}"
+    assert not (tmp_path / "out").exists()
+    assert len(plan_rows(make_plan([(640, 480)] * 9, 500, density="mcmc", steps=5000), 500)) < 10  # not a row for each of its many events

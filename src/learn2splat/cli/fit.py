@@ -37,7 +37,7 @@ from .common import (
     stop_on_signals,
     to_json,
 )
-from .plan_table import print_plan
+from .plan_table import plan_sentence, print_plan
 from .progress import FitProgress
 
 Densify = Literal["error", "default", "default-abs", "mcmc", "none"]
@@ -188,6 +188,7 @@ class Fit(Command):
             note(f"note: no checkpoint in {folder} yet, starting at step 0")
         saved.remove_result(folder)
         self._save_config(folder, scene, gaussians, plan)
+        note(plan_sentence(plan, scene, len(gaussians)))
 
     def _save_config(self, folder: Path, scene: Scene, gaussians: Gaussians, plan: Plan) -> None:
         options = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(self).items()}

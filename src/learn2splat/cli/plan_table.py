@@ -1,4 +1,4 @@
-"""The plan of a run as a short table: `fit --dry-run`."""
+"""The plan of a run in words: a short table for `fit --dry-run` and the report, and a sentence for the start of a run."""
 
 from __future__ import annotations
 
@@ -8,26 +8,58 @@ from rich.table import Table
 
 from ..fit.plan import OPEN_STEPS, Plan
 from ..scenes import Scene
+from .progress import duration
+
+HEAD = ("from", "photos", "photos per step", "Gaussians")
+MOST_GROWTH_ROWS = 10  # Density controls with more events grow a little at a time: the first and the last tell it all.
 
 
-def print_plan(plan: Plan, scene: Scene, num_gaussians: int) -> None:
-    """One line per change: from when on, the size of the photos, photos per step, Gaussians."""
-    table = Table(box=box.SIMPLE, pad_edge=False)
-    for name in ("from", "photos", "photos per step", "Gaussians"):
-        table.add_column(name, justify="right")
+def plan_rows(plan: Plan, num_gaussians: int) -> list[tuple[str, str, str, str]]:
+    """One row per change, columns as in `HEAD`: from when on, the size of the photos, photos per step, Gaussians."""
     starts = [0.0, *(stage.until for stage in plan.stages[:-1])]
-    moments = sorted({*starts, *(growth.at for growth in plan.growth)})
-    for at in moments:
+    shown = plan.growth if len(plan.growth) <= MOST_GROWTH_ROWS else (plan.growth[0], plan.growth[-1])
+    rows = []
+    for at in sorted({*starts, *(growth.at for growth in shown)}):
         stage = plan.stages[plan.stage(at)]
         due = plan.due(at)
         count = plan.growth[due - 1].target if due else num_gaussians
-        table.add_row(_when(plan, at), f"{stage.long_side} px", str(stage.views_per_step), f"{'' if not due else 'up to '}{count}")
+        rows.append((_when(plan, at), f"{stage.long_side} px", str(stage.views_per_step), f"{'' if not due else 'up to '}{count}"))
     if plan.average_from < 1:
-        table.add_row(_when(plan, plan.average_from), "", "", "averaged from here on")
+        rows.append((_when(plan, plan.average_from), "", "", "averaged from here on"))
+    return rows
+
+
+def plan_sentence(plan: Plan, scene: Scene, num_gaussians: int) -> str:
+    """fern: 17 photos fitted, 3 held out; 160 to 640 px, 3128 to 21000 Gaussians; ends after 60 s."""
+    first, last = plan.stages[0].long_side, plan.stages[-1].long_side
+    sizes = f"{last} px" if first == last else f"{first} to {last} px"
+    full = max(max(scene.size(i)) for i in scene.train_idx)
+    if last < full:
+        sizes += f" (of {full}: the time does not suffice for more)"
+    most = max((growth.target for growth in plan.growth), default=num_gaussians)
+    counts = f"{num_gaussians} Gaussians" if most <= num_gaussians else f"{num_gaussians} to at most {most} Gaussians"
+    return f"{scene.name}: {len(scene.train_idx)} photos fitted, {len(scene.test_idx)} held out; {sizes}; {counts}; ends {plan_end(plan)}"
+
+
+def plan_end(plan: Plan) -> str:
+    """When a run ends: "after 60 s"."""
+    limits = [] if plan.steps is None else [f"{plan.steps} step" + ("" if plan.steps == 1 else "s")]
+    if plan.seconds is not None:
+        limits.append(duration(plan.seconds) if plan.open_ended else f"{plan.seconds:g} s")
+    if plan.open_ended:
+        return f"when it no longer improves, at the latest after {limits[0]}"
+    return f"after {' or '.join(limits)}" + (", whichever comes first" if len(limits) > 1 else "")
+
+
+def print_plan(plan: Plan, scene: Scene, num_gaussians: int) -> None:
+    """The table, and the sentence."""
+    table = Table(box=box.SIMPLE, pad_edge=False)
+    for name in HEAD:
+        table.add_column(name, justify="right")
+    for row in plan_rows(plan, num_gaussians):
+        table.add_row(*row)
     Console().print(table)
-    end = f"{plan.seconds:g} s" if plan.seconds is not None else f"{plan.steps} steps"
-    when = f"when it no longer improves, at the latest after {end}" if plan.open_ended else f"after {end}"
-    print(f"{scene.name}, {len(scene.train_idx)} photos: ends {when}")
+    print(plan_sentence(plan, scene, num_gaussians))
 
 
 def _when(plan: Plan, progress: float) -> str:
@@ -35,4 +67,6 @@ def _when(plan: Plan, progress: float) -> str:
         return f"step {round(progress / plan.average_from * OPEN_STEPS)}" if progress < plan.average_from else "the end"
     if plan.steps is not None and plan.seconds is None:
         return f"step {round(progress * plan.steps)}"
+    if plan.steps is not None:
+        return f"{100 * progress:.0f} %"
     return f"{progress * (plan.seconds or 0):.1f} s"

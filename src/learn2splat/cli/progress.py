@@ -11,7 +11,9 @@ from rich.progress import Progress as Bar
 from ..fit import Plan, Progress
 
 PLAIN_LINE_EVERY = 10.0  # Seconds between two lines when stderr is no terminal, apart from evaluations.
-TEXT_WIDTH, BAR_WIDTH = 90, 10  # Columns that the numbers need, and the bar at least.
+WIDE, WIDEST = 115, 145  # Columns from which on a terminal has room for steps and for all there is; the bar takes what is left.
+FIRST_ESTIMATE = 5  # Steps after which the time that is left can be told; the first are slower.
+STEP_PIXELS = 20_000  # What a photo costs beside its pixels, in pixels; as in the plan.
 
 
 class FitProgress:
@@ -22,11 +24,13 @@ class FitProgress:
         self.console = console or Console(stderr=True)
         self.last_line = time.monotonic()
         self.points = 0
-        room = self.console.width - TEXT_WIDTH - BAR_WIDTH  # in a narrow terminal the numbers matter more than the name
+        self.part: tuple[int, bool] | None = None  # of the run, in which steps take about the same time: stage, and whether it is averaged
+        self.part_began = (0, 0.0, 0.0)  # step, seconds, work
+        self.detail = (self.console.width >= WIDE) + (self.console.width >= WIDEST)
         self.bar = Bar(
-            *([TextColumn("{task.description}")] if len(label) < room else []),
+            *([TextColumn("{task.description}", markup=False)] if self.detail == 2 else []),
             BarColumn(bar_width=None),
-            TextColumn("{task.fields[text]}"),
+            TextColumn("{task.fields[text]}", markup=False),
             console=self.console,
             transient=True,
             expand=True,
@@ -43,32 +47,71 @@ class FitProgress:
             self.bar.stop()
 
     def __call__(self, progress: Progress) -> None:
+        part = (progress.stage, progress.progress >= self.plan.average_from)
+        if part != self.part:
+            self.part, self.part_began = part, (progress.step, progress.seconds, self._work(progress.progress))
         if self.console.is_terminal:
-            self.bar.update(self.task, completed=progress.progress, text=self._text(progress))
+            self.bar.update(self.task, completed=progress.progress, text=self._text(progress, self.detail))
         elif len(progress.curve) != self.points or time.monotonic() - self.last_line >= PLAIN_LINE_EVERY:
-            self.console.print(f"{self.label}  {self._text(progress)}", highlight=False, soft_wrap=True)
+            self.console.print(f"{self.label}  {self._text(progress, 2)}", highlight=False, markup=False, soft_wrap=True)
             self.last_line = time.monotonic()
         self.points = len(progress.curve)
 
-    def _text(self, progress: Progress) -> str:
-        """640 px  30000 Gaussians  step 120  12.3/60 s  loss 0.0712  held-out 24.31 dB"""
-        limit = self.plan.seconds if self.plan.seconds is not None else self._expected(progress)
-        total = "" if limit is None else f"/{'' if self.plan.seconds is not None else 'about '}{limit:.0f}"
-        steps = "" if self.plan.steps is None else f"/{self.plan.steps}"
-        words = [f"{self.plan.stages[progress.stage].long_side} px", f"{len(progress.gaussians)} Gaussians", f"step {progress.step}{steps}"]
-        words.append(f"{progress.seconds:.1f}{total} s")
-        if progress.step:
+    def _text(self, progress: Progress, detail: int) -> str:
+        """growing  320/640 px  12400 Gaussians  step 120/300  12 s, about 31 s left  loss 0.0712  held-out 24.31 dB; `detail`: 0 to 2."""
+        plan = self.plan
+        side, last = plan.stages[progress.stage].long_side, plan.stages[-1].long_side
+        words = [phase(plan, progress), f"{side} px" if side == last else f"{side}/{last} px", f"{len(progress.gaussians)} Gaussians"]
+        if detail:
+            words.append(f"step {progress.step}" + ("" if plan.steps is None else f"/{plan.steps}"))
+        left = self._left(progress, detail)
+        words.append(", ".join(text for text in (duration(progress.seconds) if detail or not left else "", left) if text))
+        if detail == 2 and progress.step:
             words.append(f"loss {progress.loss:.4f}")
         if progress.curve:
-            words.append(f"held-out {progress.curve[-1].psnr:.2f} dB")
-        return "  ".join(words)
+            words.append(f"{'held-out ' if detail else ''}{progress.curve[-1].psnr:.2f} dB")
+        return "  ".join(word for word in words if word)
 
-    def _expected(self, progress: Progress) -> float | None:
-        """Seconds that a run with a number of steps will take, from those it has made: a step costs as its photos have pixels."""
+    def _left(self, progress: Progress, detail: int) -> str:
+        """How long the run will go on: "48 s left" where the plan says so, "about 31 s left" where the steps so far do; empty before that."""
         plan = self.plan
-        if plan.steps is None or progress.step < 5:
-            return None
-        cost = [stage.views_per_step * stage.long_side**2 for stage in plan.stages]
-        bounds = [0.0, *(stage.until for stage in plan.stages)]
-        spent = sum(c * max(0.0, min(high, progress.progress) - low) for c, low, high in zip(cost, bounds, bounds[1:]))
-        return progress.seconds * sum(c * (high - low) for c, low, high in zip(cost, bounds, bounds[1:])) / spent
+        averaging = progress.progress >= plan.average_from
+        if plan.open_ended and not averaging:
+            return "until it no longer improves" if detail else "open end"
+        by_clock = None if plan.seconds is None or plan.open_ended else max(0.0, plan.seconds - progress.seconds)
+        step, seconds, work = self.part_began
+        if progress.step - step < FIRST_ESTIMATE and not plan.open_ended:
+            step, seconds, work = 0, 0.0, 0.0
+        estimate = None
+        if (plan.steps is not None or plan.open_ended) and progress.step - step >= FIRST_ESTIMATE and self._work(progress.progress) > work:
+            done = self._work(progress.progress)
+            estimate = (progress.seconds - seconds) * (self._work(1.0) - done) / (done - work)
+        if by_clock is not None and (estimate is None or by_clock <= estimate):
+            return f"{duration(by_clock)} left"
+        return "" if estimate is None else f"about {duration(estimate)} left"
+
+    def _work(self, progress: float) -> float:
+        """What the plan has made until then, in pixels per progress: a step costs as its photos have pixels."""
+        costs = [stage.views_per_step * (0.75 * stage.long_side**2 + STEP_PIXELS) for stage in self.plan.stages]
+        bounds = [0.0, *(stage.until for stage in self.plan.stages)]
+        return sum(cost * max(0.0, min(high, progress) - low) for cost, low, high in zip(costs, bounds, bounds[1:]))
+
+
+def phase(plan: Plan, progress: Progress) -> str:
+    """What happens at this moment, in a word; empty for runs of one phase."""
+    if len(plan.stages) == 1 and not plan.growth and plan.average_from >= 1:
+        return ""
+    if progress.progress >= plan.average_from:
+        return "averaging"
+    return "growing" if plan.due(progress.progress) < len(plan.growth) else "refining"
+
+
+def duration(seconds: float) -> str:
+    """2.5 s, 48 s, 3 min 20 s, 1 h 5 min."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 120:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
