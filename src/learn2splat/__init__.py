@@ -12,6 +12,8 @@ from .gaussians import Gaussians as Gaussians
 from .losses import photometric_loss as photometric_loss
 from .losses import psnr as psnr
 from .losses import ssim as ssim
+from .optim import Learned as Learned
+from .optim import gsplat_optimizers as gsplat_optimizers
 from .optimizers import make_optimizer as make_optimizer
 from .optimizers import register_optimizer as register_optimizer
 from .render import rasterize as rasterize
@@ -23,9 +25,11 @@ __version__ = _version("learn2splat")
 __all__ = [
     "Gaussians",
     "Learn2SplatError",
+    "Learned",
     "Scene",
     "__version__",
     "fit",
+    "gsplat_optimizers",
     "load_scene",
     "make_optimizer",
     "photometric_loss",

@@ -54,7 +54,7 @@ def rasterize(
     Returns:
         renders (C, height, width, D), D = 3, 1 or 4, depth last; alphas (C, height, width, 1);
         meta with means2d (C, N, 2) px, radii (C, N, 2) int32 px (0: not visible), depths (C, N), conics (C, N, 3) px^-2, opacities (C, N),
-        width, height, n_cameras.
+        width, height, n_cameras, gaussian_ids (None: nothing is packed).
 
     Raises:
         ShapeError: an argument does not have the shape above, or dtypes or devices differ.
@@ -87,7 +87,7 @@ def rasterize(
     alphas = alphas[..., None]
     if render_mode.endswith("ED"):
         renders = torch.cat([renders[..., :-1], renders[..., -1:] / alphas.clamp(min=1e-10)], -1)
-    return renders, alphas, {**meta, "width": width, "height": height, "n_cameras": len(viewmats)}
+    return renders, alphas, {**meta, "width": width, "height": height, "n_cameras": len(viewmats), "gaussian_ids": None}
 
 
 def render_views(
