@@ -166,6 +166,7 @@ class Anchored(UpdateRule):
     name = "anchored"
     architecture = "anchored"
     zero_when_grown = frozenset({"m", "v", "slow"})
+    measured = frozenset({"spacing"})  # NaN: the next step measures all of them, and lists the neighbours anew
 
     def __init__(self, config: AnchoredConfig | None = None, *, network: AnchoredNetwork | None = None, seed: int = 0) -> None:
         """`network`: trained weights for this `config`; by default untrained ones drawn from `seed`, with which the rule is `nominal`."""

@@ -137,6 +137,8 @@ class UpdateRule(abc.ABC):
     # State tensors that start at zero in a new Gaussian even when it has a parent: Adam's moments. The others (latent state, counts) are copied.
     # Their columns are those of `Gaussians.flatten`, all of them or the first ones.
     zero_when_grown: frozenset[str] = frozenset({"m", "v"})
+    # Those that are measured, and so depend on who the neighbours are: not taken over from a parent but as in a brand-new Gaussian.
+    measured: frozenset[str] = frozenset()
 
     @abc.abstractmethod
     def init(self, gaussians: Gaussians, task: Task, generator: torch.Generator) -> OptState:
@@ -159,7 +161,8 @@ class UpdateRule(abc.ABC):
             generator: for what is random in a brand-new Gaussian.
 
         Returns:
-            N + P rows. With a parent: its latent state and its count of steps, Adam moments zero. Brand-new: as `fresh_rows` says.
+            N + P rows. With a parent: its latent state and its count of steps, Adam moments zero. Brand-new, and what is `measured`: as `fresh_rows`
+            says.
         """
         if parents.ndim != 1 or parents.dtype != torch.int64:
             raise ShapeError(f"parents must be int64 of shape (P,), got {parents.dtype} of shape {tuple(parents.shape)}")
@@ -176,7 +179,8 @@ class UpdateRule(abc.ABC):
                     rows = own.view(-1, *[1] * (tensor.ndim - 1)).expand(len(parents), *tensor.shape[1:]).clone()
                 else:
                     rows = self.fresh_rows(name, tensor, len(parents), generator)
-                rows[has_parent] = tensor[parents[has_parent]]
+                if name not in self.measured:
+                    rows[has_parent] = tensor[parents[has_parent]]
             tensors[name] = torch.cat([tensor, rows])
         return replace(state, tensors=tensors)
 

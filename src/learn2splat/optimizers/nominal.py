@@ -60,6 +60,7 @@ class Nominal(UpdateRule):
     """The rule of this module. State: `m`, `v` (N, 59), `count` (N,), `spacing` (N,) world units, NaN where not measured yet."""
 
     name = "nominal"
+    measured = frozenset({"spacing"})
 
     def __init__(self, config: NominalConfig | None = None) -> None:
         self.config = config or NominalConfig()
@@ -128,7 +129,7 @@ def unknown_spacing(means: Tensor) -> Tensor:
 
 
 def refreshed_spacing(means: Tensor, state: OptState, config: NominalConfig) -> Tensor:
-    """`state.tensors["spacing"]`, measured anew every `refresh_every` steps and when some Gaussian is brand-new."""
+    """`state.tensors["spacing"]`, measured anew every `refresh_every` steps and when there are new Gaussians."""
     spacing = state.tensors["spacing"]
     if state.step % config.refresh_every == 0 or bool(spacing.sum().isnan()):
         return local_spacing(means, config.neighbours)
