@@ -63,15 +63,18 @@ def do(weights: Path, k: int, path: Path) -> dict:
     # -1 is the reference: nominal as it is
     rule = make_optimizer("nominal") if k < 0 else calibrated(load_weights(weights), setting(k))
     result = fit(scene, start, rule, steps=STEPS, seed=SEED, eval_at=MARKS)
-    return {"weights": weights.name, "setting": k, "scene": path.name, "psnr": [round(p.psnr, 3) for p in result.curve], "diverged": result.diverged}
+    psnr = [round(p.psnr, 3) for p in result.curve]
+    about = {"weights": weights.name, "sha256": weights_info(weights)["sha256"], "setting": k, "scene": path.name}
+    return {**about, "psnr": psnr, "diverged": result.diverged}
 
 
 def run(args: argparse.Namespace) -> None:
     known = roles(args.scenes_root)
     if wrong := [name for name in args.scenes if known.get(name) != "train"]:
         raise SystemExit(f"not scenes of role train: {', '.join(wrong)}")
-    done = {(row["weights"], row["setting"], row["scene"]) for row in rows(args.out)}
-    jobs = [(k, name) for k in args.settings for name in args.scenes if (args.weights.name, k, name) not in done]
+    digest = weights_info(args.weights)["sha256"]  # not the file's name: every training ends with one of the same name
+    done = {(row.get("sha256"), row["setting"], row["scene"]) for row in rows(args.out)}
+    jobs = [(k, name) for k in args.settings for name in args.scenes if (digest, k, name) not in done]
     args.out.parent.mkdir(parents=True, exist_ok=True)
     with ProcessPoolExecutor(args.workers, mp_context=multiprocessing.get_context("spawn")) as pool, open(args.out, "a") as file:
         for future in as_completed([pool.submit(do, args.weights, k, args.scenes_root / name) for k, name in jobs]):

@@ -5,12 +5,13 @@
 
 Prints the differences in dB, and what became of the meta-loss where the log of the training lies beside the weights. Exit code 1 unless the weights
 win in the mean at every horizon and lose at most `--tolerance` dB at the last on every scene, and the meta-loss fell.
-Curves of `nominal` are kept in `--cache`, because they do not change.
+Curves of `nominal` are kept in `--cache`, for its constants and this commit.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import math
 import sys
@@ -21,6 +22,7 @@ import torch
 
 from learn2splat import fit, load_scene
 from learn2splat.gaussians import init_from_points
+from learn2splat.machine import commit
 from learn2splat.meta.train import LOG
 from learn2splat.optimizers import make_optimizer
 
@@ -51,7 +53,8 @@ def constant(text: str) -> tuple[str, float]:
 def nominal_curve(path: Path, seed: int, args: argparse.Namespace) -> list[float]:
     """From the cache, or measured and put there."""
     cache = json.loads(args.cache.read_text()) if args.cache.exists() else {}
-    key = f"{path.name} {args.long_side} {args.max_points} {seed} {args.marks}"
+    code = hashlib.blake2b(f"{make_optimizer('nominal').config} {commit()}".encode(), digest_size=6).hexdigest()
+    key = f"{path.name} {args.long_side} {args.max_points} {seed} {args.marks} {code}"
     if key not in cache:
         values = curve(path, "nominal", {}, seed, args)
         cache = json.loads(args.cache.read_text()) if args.cache.exists() else {}
@@ -69,7 +72,7 @@ def meta_loss_fell(weights: Path) -> bool:
     if not log.exists():
         return True
     rows = [json.loads(line) for line in log.read_text().splitlines()]
-    shares = [row["ratio"] for row in rows if not any(row["ages"]) and math.isfinite(row["ratio"])]
+    shares = [row["ratio"] for row in rows if not any(row["ages"]) and row["ratio"] is not None and math.isfinite(row["ratio"])]
     third = max(1, len(shares) // 3)
     first, last = (sum(part) / third for part in (shares[:third], shares[-third:]))
     print(f"share of the meta-loss that a piece from a new start leaves: {first:.3f} in the first {third} of {len(shares)}, {last:.3f} in the last")

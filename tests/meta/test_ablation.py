@@ -34,6 +34,11 @@ def test_a_stopped_ablation_goes_on_and_does_nothing_twice(tiny, photos, tmp_pat
     outcomes = ablate(tmp_path, [scene], **options)
     assert said[3:] == ["two, seed 0"]
     assert [outcome.variant for outcome in outcomes] == ["nominal", "one", "two"] and outcomes[:2] == stopped
+    for other in ({"max_points": 10}, {"steps": 11}, {"meta_steps": 7}):
+        with pytest.raises(errors.OptionError, match=f"holds an ablation with other {next(iter(other))}"):
+            ablate(tmp_path, [scene], **{**options, **other})
+    with pytest.raises(errors.OptionError, match="with other scenes"):
+        ablate(tmp_path, [load_scene(photos, long_side=20)], **options)
     assert outcomes[1].psnr == outcomes[2].psnr != outcomes[0].psnr and len(outcomes[0].psnr) == 2  # the same configuration and seed
 
 

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from tiny_config import TINY
 from learn2splat import errors
 from learn2splat.cli import main
 from learn2splat.cli.train import Board
+from learn2splat.files import locked, parse_json
 from learn2splat.gaussians.record import FIELDS
 from learn2splat.meta import PRESETS, MetaConfig, MetaStep, train, with_architecture
 from learn2splat.meta import resume as saved
@@ -77,6 +79,48 @@ def test_stopped_runs_resume_to_the_same_bits(tiny, photos, reference, tmp_path)
         steps.append(train(tiny, tmp_path, data=[photos], resume=resume, should_stop=lambda: len(steps) < 2).step)
     assert steps == [1, 2, 6]
     assert equal_runs(tmp_path, reference)
+
+
+def test_a_skipped_meta_step_resumes_to_the_same_bits(tiny, tmp_path, monkeypatch):
+    """AdamW has made fewer steps than there were meta-steps, and its bias correction depends on that."""
+    training = sys.modules["learn2splat.meta.train"]
+    real = training.meta_gradient
+    monkeypatch.setattr(training, "meta_gradient", lambda *a: replace(real(*a), gradient=None) if a[5] in (0, 2) else real(*a))
+    config = replace(tiny, procedural_share=1.0, procedural_pool=2, scenes_per_step=1)
+    train(config, tmp_path / "whole")
+    steps = []
+    for part in range(3):  # stopped after meta-steps 1 and 3, both of which were left out
+        stop = {"should_stop": lambda: len(steps) in (0, 2)} if part < 2 else {}
+        train(config, tmp_path / "parts", resume=part > 0, on_step=lambda report: steps.append(report.step), **stop)
+    assert steps == [1, 2, 3, 4, 5, 6]
+    names = [f"resume/6/{part}/state.safetensors" for part in ("theta", "slot0")]
+    for name in ("theta.safetensors", *names):
+        a, b = load_file(tmp_path / "whole" / name), load_file(tmp_path / "parts" / name)
+        assert all(torch.equal(a[key], b[key]) for key in a), name
+    for line in (tmp_path / "parts" / "log.jsonl").read_text().splitlines():
+        parse_json(line)  # strict: no NaN where a step was left out
+
+
+def test_killed_while_the_last_save_is_completed(tiny, reference, photos, tmp_path, monkeypatch):
+    """Whatever the moment, the weights beside a complete save are never older than it."""
+
+    class Kill(BaseException):
+        pass
+
+    def kill(*arguments):
+        raise Kill
+
+    for name in ("_save_average", "complete"):
+        out = tmp_path / name
+        monkeypatch.setattr(sys.modules["learn2splat.meta.train"] if name == "_save_average" else saved, name, kill)
+        with pytest.raises(Kill):
+            train(tiny, out, data=[photos])
+        monkeypatch.undo()
+        assert not saved.has_save(out)
+    train(tiny, tmp_path / "lost", data=[photos])
+    (tmp_path / "lost" / "theta.safetensors").unlink()
+    train(tiny, tmp_path / "lost", data=[photos], resume=True)  # nothing left to do
+    assert equal_runs(tmp_path / "lost", reference)
 
 
 def test_a_killed_run_resumes_to_the_same_bits(photos, reference, tmp_path):
@@ -146,6 +190,11 @@ def test_resuming_something_else_is_refused(tiny, photos, tmp_path):
     train(replace(tiny, meta_steps=1), tmp_path, data=[photos])
     with pytest.raises(errors.CheckpointError, match=r"clip = 0.5, not 0.1"):
         train(replace(tiny, clip=0.1), tmp_path, data=[photos], resume=True)
+    with pytest.raises(errors.CheckpointError, match=r"learns from other scenes \(different: tiny\)"):
+        train(replace(tiny, meta_steps=2), tmp_path, data=[], resume=True)
+    shutil.rmtree(tmp_path / "resume" / "1" / "theta")
+    with pytest.raises(errors.CheckpointError, match="no checkpoint in"):
+        train(tiny, tmp_path, data=[photos], resume=True)
 
 
 def test_one_cycle(tiny):
@@ -167,6 +216,25 @@ def test_the_command_trains_and_guards_its_folder(photos, tmp_path, capsys):
     assert main([*command, "--resume", "--no-stability-loss"]) == 2 and "stability_weight = 1.0" in capsys.readouterr().err
     assert main(["train", "--out", str(tmp_path / "x"), "--data", str(tmp_path / "none*")]) == 2 and "--data" in capsys.readouterr().err
     assert main(["train", "--out", str(photos / "cameras.txt"), "--max-minutes", "0"]) == 2
+
+
+@pytest.mark.parametrize("more", [[], ["--resume"], ["--overwrite"]])
+def test_files_of_others_are_neither_removed_nor_replaced(photos, tmp_path, capsys, more):
+    before = {"config.json": "someone's", "log.jsonl": '{"step": 1}\n', "resume/latest.json": "{}", "resume/mine/work": "precious"}
+    for name, text in before.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    for command in (["train", "--meta-steps", "1", *more], ["ablate"]):
+        assert main([*command, "--data", str(photos), "--out", str(tmp_path)]) == 2
+        assert "did not write" in capsys.readouterr().err
+    after = {path.relative_to(tmp_path).as_posix(): path.read_text() for path in tmp_path.rglob("*") if path.is_file()}
+    assert after == before
+
+
+def test_a_second_training_in_the_same_folder_is_refused(photos, tmp_path, capsys):
+    with locked(tmp_path / "run"):
+        assert main(["train", "--data", str(photos), "--out", str(tmp_path / "run"), "--meta-steps", "1"]) == 2
+    assert "another process is writing into" in capsys.readouterr().err
 
 
 def test_scalars_reach_tensorboard(tmp_path):

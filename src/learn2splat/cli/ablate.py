@@ -11,9 +11,9 @@ import torch
 import tyro
 
 from ..errors import OptionError
-from ..files import atomic_write
+from ..files import atomic_write, is_ours, locked
 from ..meta import find_scenes
-from ..meta.ablation import MARKS, Outcome, ablate, table
+from ..meta.ablation import MARKS, OPTIONS, WRITER, Outcome, ablate, table
 from ..scenes import Scene, load_scene, make_procedural_scene
 from ..scenes.procedural import LAYOUTS
 from .common import Command, Interrupted, note, stop_on_signals
@@ -49,6 +49,7 @@ class Ablate(Command):
     def run(self) -> None:
         if min(self.meta_steps, self.seeds, self.max_points) < 1 or not 10 <= self.steps <= MARKS[-1]:
             raise OptionError(f"--meta-steps, --seeds and --max-points must be at least 1, --steps from 10 to {MARKS[-1]}")
+        is_ours(self.out, OPTIONS, WRITER)
         torch.set_num_threads(1)  # as for train: tensors are small
         data = find_scenes(self.data)
         shared = [path for path in self.scenes if path.resolve() in data]
@@ -56,13 +57,14 @@ class Ablate(Command):
             raise OptionError(f"{shared[0]} is in --data and in --scenes: weights are judged on scenes they have not seen")
         scenes = [load_scene(path, long_side=LONG_SIDE) for path in self.scenes] or _procedural()
         options = {"meta_steps": self.meta_steps, "steps": self.steps, "seeds": self.seeds, "max_points": self.max_points}
-        with stop_on_signals() as should_stop, TrainProgress(self.meta_steps) as progress:
+        with locked(self.out), stop_on_signals() as should_stop, TrainProgress(self.meta_steps) as progress:
             outcomes = ablate(self.out, scenes, data=data, say=note, on_step=progress, should_stop=should_stop, **options)
             stopped = should_stop()
+            if outcomes:
+                text = table(outcomes)
+                atomic_write(self.out / "ablation.md", text + "\n")
+                atomic_write(self.out / "ablation.png", plot(outcomes))
         if outcomes:
-            text = table(outcomes)
-            atomic_write(self.out / "ablation.md", text + "\n")
-            atomic_write(self.out / "ablation.png", plot(outcomes))
             print(text)
         if stopped:
             raise Interrupted(f"stopped; everything is saved in {self.out}, the same command goes on")

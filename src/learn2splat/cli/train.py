@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import os
-import shutil
 import sys
 import time
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -16,11 +16,12 @@ import tyro
 from rich.console import Console
 
 from ..errors import OptionError
-from ..files import atomic_write
-from ..meta import PRESETS, MetaConfig, MetaStep, find_scenes, has_save, is_first_process, train, with_architecture, with_scheme
+from ..files import WRITTEN_BY, atomic_write, is_ours, locked
+from ..meta import PRESETS, MetaConfig, MetaStep, find_scenes, has_save, is_first_process, remove_saves, train, with_architecture, with_scheme
 from .common import Command, DeviceName, Flag, Interrupted, MaybeFloat, MaybeInt, machine, note, require_device, stop_on_signals, to_json
 
-CONFIG = "config.json"
+CONFIG, WRITER = "config.json", "learn2splat train"
+LEFTOVERS = (".*.partial", "resume/**/.*.partial", "scenes/*/.*.partial")
 PLAIN_LINE_EVERY = 10.0  # Seconds between two lines where stderr is no terminal.
 MaybeScheme = Annotated[Literal["greedy", "horizon"] | None, tyro.conf.arg(metavar="{greedy,horizon}", help_behavior_hint="")]
 MaybeArchitecture = Annotated[Literal["anchored", "paper"] | None, tyro.conf.arg(metavar="{anchored,paper}", help_behavior_hint="")]
@@ -93,26 +94,28 @@ class Train(Command):
             raise OptionError(f"--max-minutes must be above 0, got {self.max_minutes}")
         data = find_scenes(self.data)
         self._check()
-        if is_first_process():
-            self._announce(config, data)
-        with stop_on_signals() as should_stop, TrainProgress(config.meta_steps) as progress, Board(self.out) as board:
+        first = is_first_process()
+        with locked(self.out, leftovers=LEFTOVERS) if first else nullcontext():
+            if first:
+                self._announce(config, data)
+            with stop_on_signals() as should_stop, TrainProgress(config.meta_steps) as progress, Board(self.out) as board:
 
-            def on_step(step: MetaStep) -> None:
-                progress(step)
-                board(step)
+                def on_step(step: MetaStep) -> None:
+                    progress(step)
+                    board(step)
 
-            result = train(
-                config,
-                self.out,
-                data=data,
-                device=device,
-                resume=self.resume and has_save(self.out),
-                max_minutes=self.max_minutes,
-                save_every=self.save_every,
-                on_step=on_step,
-                should_stop=should_stop,
-            )
-            stopped = should_stop()
+                result = train(
+                    config,
+                    self.out,
+                    data=data,
+                    device=device,
+                    resume=self.resume and has_save(self.out),
+                    max_minutes=self.max_minutes,
+                    save_every=self.save_every,
+                    on_step=on_step,
+                    should_stop=should_stop,
+                )
+                stopped = should_stop()
         if stopped and not result.finished:
             raise Interrupted(f"stopped at meta-step {result.step}; everything is saved in {self.out}, go on with --resume and the same options")
         if is_first_process():
@@ -138,11 +141,16 @@ class Train(Command):
 
     def _announce(self, config: MetaConfig, data: list[Path]) -> None:
         """Makes the folder ready, and says what is about to happen."""
+        self._check()  # again, for now nobody else can write there
         about = {
-            "command": ["learn2splat", *sys.argv[1:]], "config": asdict(config), "data": [str(folder) for folder in data], "machine": machine(),
-        }  # fmt: skip
+            WRITTEN_BY: WRITER,
+            "command": ["learn2splat", *sys.argv[1:]],
+            "config": asdict(config),
+            "data": [str(folder) for folder in data],
+            "machine": machine(),
+        }
         if self.overwrite:  # Procedural scenes stay: they do not depend on the run.
-            shutil.rmtree(self.out / "resume", ignore_errors=True)
+            remove_saves(self.out)
         atomic_write(self.out / CONFIG, to_json(about, indent=1))
         if self.resume and not has_save(self.out):
             note(f"note: nothing saved in {self.out} yet, starting at meta-step 0")
@@ -153,8 +161,7 @@ class Train(Command):
         """Refuses to write over another run."""
         if self.resume and self.overwrite:
             raise OptionError("--resume and --overwrite exclude each other: go on with the run, or start it again")
-        if self.out.exists() and not self.out.is_dir():
-            raise OptionError(f"--out must be a folder, and {self.out} is a file")
+        is_ours(self.out, CONFIG, WRITER)
         if has_save(self.out) and not self.resume and not self.overwrite:
             raise OptionError(f"{self.out} already holds a training run: add --resume to go on with it, or --overwrite to start again")
 

@@ -115,12 +115,15 @@ def fingerprint(scene: Scene, gaussians: Gaussians) -> dict[str, object]:
         "photo size": " and ".join(f"{width}x{height}" for width, height in sizes[:4]),
         "number of held-out photos": len(scene.test_idx),
         "number of Gaussians": len(gaussians),
-        "photos or cameras": _digest(
-            [*scene.images, scene.camtoworlds, scene.Ks, scene.background, torch.tensor(scene.train_idx), torch.tensor(scene.test_idx)],
-            "\n".join(scene.image_names),
-        ),
+        "photos or cameras": scene_digest(scene),
         "initial Gaussians": _digest(list(gaussians.tensors().values()), ""),
     }
+
+
+def scene_digest(scene: Scene) -> str:
+    """A short hash of photos, their names, cameras and which photos are held out."""
+    tensors = [*scene.images, scene.camtoworlds, scene.Ks, scene.background, torch.tensor(scene.train_idx), torch.tensor(scene.test_idx)]
+    return _digest(tensors, "\n".join(scene.image_names))
 
 
 def rule_fingerprint(rule: UpdateRule) -> dict[str, object]:

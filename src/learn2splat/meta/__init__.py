@@ -4,6 +4,7 @@ from .config import PRESETS as PRESETS
 from .config import MetaConfig as MetaConfig
 from .config import with_architecture as with_architecture
 from .config import with_scheme as with_scheme
+from .resume import remove_saves as remove_saves
 from .tasks import find_scenes as find_scenes
 from .train import MetaStep as MetaStep
 from .train import TrainResult as TrainResult

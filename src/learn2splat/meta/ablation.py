@@ -6,7 +6,6 @@ cumulative: each has the ingredients of the one before. The paper's error featur
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -14,8 +13,10 @@ from pathlib import Path
 
 import torch
 
-from ..files import atomic_write, to_json
+from ..errors import OptionError
+from ..files import WRITTEN_BY, atomic_write, is_ours, parse_json, read_json, to_json
 from ..fit import fit
+from ..fit.checkpoint import scene_digest
 from ..gaussians import init_from_points
 from ..optimizers import make_optimizer
 from ..scenes import Scene
@@ -29,6 +30,7 @@ SMALL = {
     "few_age": 1e9, "pull_age": 1e9, "trust_age": 1e9, "decay_anisotropy": 0.0, "decay_shN": 0.0,
 }  # fmt: skip
 UNTRAINED = "nominal"  # The row to compare with: the rule that `anchored` starts as.
+OPTIONS, WRITER = "ablation.json", "learn2splat ablate"
 MARKS = (0, 10, 30, 100, 200, 300, 500, 700, 1000, 1500, 2000)
 
 
@@ -87,8 +89,18 @@ def ablate(
         say: told what begins.
 
     Raises:
+        OptionError: `out` is the folder of something else, or of an ablation with other options (`seeds` may differ).
         What `train` raises.
     """
+    same = {
+        "meta_steps": meta_steps,
+        "steps": steps,
+        "max_points": max_points,
+        "scenes": {scene.name: scene_digest(scene) for scene in scenes},
+        "data": sorted(path.name for path in data),
+        "variants": {name: asdict(config) for name, config in variants(meta_steps).items()},
+    }
+    _check_options(out, same)
     outcomes = []
     for seed in range(seeds):
         for name, config in {UNTRAINED: None, **variants(meta_steps)}.items():
@@ -105,9 +117,21 @@ def ablate(
                     weights = ended.weights
                 psnr = evaluate(weights, scenes, steps=steps, max_points=max_points, seed=seed)
                 atomic_write(result, to_json(asdict(Outcome(name, seed, psnr))))
-            stored = json.loads(result.read_text())
+            stored = read_json(result)
             outcomes.append(Outcome(stored["variant"], stored["seed"], tuple(stored["psnr"])))
     return outcomes
+
+
+def _check_options(out: Path, options: dict) -> None:
+    """Outcomes in `out` are only those of `options`; remembers them in a new folder."""
+    if not is_ours(out, OPTIONS, WRITER):
+        atomic_write(out / OPTIONS, to_json({WRITTEN_BY: WRITER, **options}, indent=1))
+        return
+    here = parse_json(to_json(options))
+    saved = read_json(out / OPTIONS)
+    for name, value in here.items():
+        if saved.get(name) != value:
+            raise OptionError(f"{out} holds an ablation with other {name}: give the options of its start, or another --out")
 
 
 def evaluate(weights: Path | None, scenes: Iterable[Scene], *, steps: int, max_points: int, seed: int) -> tuple[float | None, ...]:

@@ -17,7 +17,7 @@ from pathlib import Path
 from torch import Tensor
 
 from ..errors import CheckpointError
-from ..files import atomic_write
+from ..files import atomic_write, read_json, to_json
 from ..fit.checkpoint import group, has_checkpoint, load_checkpoint, named, save_checkpoint
 from ..gaussians import Gaussians
 from ..optimizers import OptState
@@ -93,17 +93,27 @@ def load_slot(out: Path, step: int, number: int, config: MetaConfig, pool: Scene
     return slot
 
 
-def save_theta(out: Path, step: int, config: MetaConfig, weights: dict[str, dict[str, Tensor]], seconds: float) -> None:
+@dataclass(frozen=True)
+class Counts:
+    """What a save remembers besides tensors."""
+
+    seconds: float  # Of training so far.
+    adamw_steps: int  # Fewer than meta-steps where some were left out.
+    data: dict[str, str]  # Real scene -> hash of its photos and cameras.
+
+
+def save_theta(out: Path, step: int, config: MetaConfig, weights: dict[str, dict[str, Tensor]], counts: Counts) -> None:
     """`weights`: groups of tensors by parameter name: weights, average, exp_avg, exp_avg_sq."""
     tensors = {f"{kind}.{name}": tensor for kind, by_name in weights.items() for name, tensor in by_name.items()}
-    save_checkpoint(folder_of(out) / str(step) / "theta", tensors, {"config": asdict(config), "seconds": seconds})
+    save_checkpoint(folder_of(out) / str(step) / "theta", tensors, {"config": asdict(config), **asdict(counts)})
 
 
-def load_theta(out: Path, step: int, config: MetaConfig) -> tuple[dict[str, dict[str, Tensor]], float]:
-    """The groups of `save_theta`, and the seconds of training so far.
+def load_theta(out: Path, step: int, config: MetaConfig, data: dict[str, str]) -> tuple[dict[str, dict[str, Tensor]], Counts]:
+    """The groups of `save_theta`, and the counts. `data`: of this call, as in `Counts`.
 
     Raises:
-        CheckpointError: damaged, or of a run with another configuration (`meta_steps` and `lr` may differ: what is left of the schedule).
+        CheckpointError: damaged, or of a run with other scenes or another configuration (`meta_steps` and `lr` may differ: what is left of the
+            schedule).
     """
     tensors, info = load_checkpoint(folder_of(out) / str(step) / "theta")
     saved, here = info["config"], json.loads(json.dumps(asdict(config)))
@@ -111,14 +121,26 @@ def load_theta(out: Path, step: int, config: MetaConfig) -> tuple[dict[str, dict
         if key not in ("meta_steps", "lr") and saved.get(key) != here[key]:
             difference = f"{key} = {saved.get(key)}, not {here[key]}"
             raise CheckpointError(f"the run in {out} has {difference}: resume it with the options of its start, or choose another --out")
-    return {kind: group(tensors, kind) for kind in ("weights", "average", "exp_avg", "exp_avg_sq")}, info["seconds"]
+    if "data" in info and info["data"] != data:
+        changed = sorted(name for name in {**info["data"], **data} if info["data"].get(name) != data.get(name))
+        raise CheckpointError(f"the run in {out} learns from other scenes (different: {', '.join(changed)}): give the --data of its start")
+    counts = Counts(info["seconds"], info.get("adamw_steps", step), data)
+    return {kind: group(tensors, kind) for kind in ("weights", "average", "exp_avg", "exp_avg_sq")}, counts
 
 
 def complete(out: Path, step: int) -> None:
     """Declares the save of `step` complete, and removes older ones."""
-    atomic_write(folder_of(out) / LATEST, json.dumps({"step": step}))
+    atomic_write(folder_of(out) / LATEST, to_json({"step": step}))
     for old in folder_of(out).iterdir():
-        if old.is_dir() and old.name != str(step):
+        if old.is_dir() and old.name.isdecimal() and old.name != str(step):
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def remove_saves(out: Path) -> None:
+    """Remove what `save_slot`, `save_theta` and `complete` have written."""
+    (folder_of(out) / LATEST).unlink(missing_ok=True)
+    for old in folder_of(out).glob("*"):
+        if old.is_dir() and old.name.isdecimal():
             shutil.rmtree(old, ignore_errors=True)
 
 
@@ -128,10 +150,11 @@ def latest_step(out: Path) -> int:
         CheckpointError: there is no save, or its index is damaged.
     """
     try:
-        return int(json.loads((folder_of(out) / LATEST).read_text())["step"])
+        step = read_json(folder_of(out) / LATEST)["step"]
+        if not isinstance(step, int) or step < 0:
+            raise ValueError(f"step is {step!r}")
+        return step
     except FileNotFoundError:
         raise CheckpointError(f"no training run in {out}: expected resume/{LATEST}; run without --resume to start one") from None
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{folder_of(out) / LATEST} is damaged ({error}): start again with --overwrite") from error
-
-

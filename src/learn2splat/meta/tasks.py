@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import glob
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -25,6 +24,7 @@ from torch.nn import functional as F
 
 from ..errors import OptionError
 from ..files import atomic_produce
+from ..fit.checkpoint import scene_digest
 from ..gaussians import Gaussians, init_from_points
 from ..optimizers import OptState, Task, UpdateRule
 from ..scenes import Scene, Similarity, load_scene, make_procedural_scene
@@ -93,7 +93,13 @@ class ScenePool:
         self.device = device
         self.largest = max(config.long_sides)
         self.cache = cache / str(self.largest)
-        self.real = {scene.name: scene for scene in (load_scene(path, long_side=self.largest) for path in data)}
+        self.real: dict[str, Scene] = {}
+        for path in data:
+            scene = load_scene(path, long_side=self.largest)
+            if scene.name in self.real:
+                raise OptionError(f"two scenes of --data are called {scene.name}: rename one folder, scenes are known by name")
+            self.real[scene.name] = scene
+        self.digests = {name: scene_digest(scene) for name, scene in self.real.items()}
         self.procedural = [f"procedural_{LAYOUTS[i % len(LAYOUTS)]}_{i}" for i in range(config.procedural_pool)]
         self.get = lru_cache(maxsize=512)(self._get)
 
@@ -111,10 +117,8 @@ class ScenePool:
             size = {"width": self.largest, "height": 3 * self.largest // 4}
             # From 1000 on: the demo and the tests use small seeds.
             scene = make_procedural_scene(1000 + int(seed), layout=layout, num_views=PROCEDURAL_VIEWS, num_points=3000, **size)
-            # Another process may be making the same scene: each under its own name, and the last to finish puts the same bits in place.
-            own = path.with_name(f"{name}.{os.getpid()}.safetensors")
-            atomic_produce(own, lambda temporary: save_file(_to_tensors(scene), temporary))
-            os.replace(own, path)
+            # Another process may be doing the same, to the same bits.
+            atomic_produce(path, lambda temporary: save_file(_to_tensors(scene), temporary))
         return _from_tensors(name, load_file(path))
 
     def start(self, config: MetaConfig, rule: UpdateRule, dice: Dice) -> Episode:
@@ -165,7 +169,8 @@ def roles(folder: Path) -> dict[str, str]:
     sources = folder / "SOURCES.md"
     if not sources.is_file():
         return {}
-    rows = [[cell.strip() for cell in line.strip("|\n ").split("|")] for line in sources.read_text().splitlines() if line.startswith("|")]
+    lines = sources.read_text(encoding="utf-8", errors="replace").splitlines()
+    rows = [[cell.strip() for cell in line.strip("|\n ").split("|")] for line in lines if line.startswith("|")]
     return {row[0]: row[1] for row in rows if len(row) > 1 and row[1] in ("train", "val", "test")}
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..files import atomic_write
+from ..files import atomic_write, to_json
 from ..optimizers.anchored import Anchored, AnchoredConfig
 from ..optimizers.g3r import G3R, G3RConfig
 from ..optimizers.paper import Paper, PaperConfig
@@ -100,11 +100,12 @@ def train(
     average = [parameter.detach().clone() for parameter in parameters]
     if resume:
         step = saved.latest_step(out)
-        groups, before = saved.load_theta(out, step, config)
-        _restore(names, parameters, average, adamw, groups, step)
+        groups, counts = saved.load_theta(out, step, config, pool.digests)
+        before, adamw_steps = counts.seconds, counts.adamw_steps
+        _restore(names, parameters, average, adamw, groups, adamw_steps)
         slots = [saved.load_slot(out, step, number, config, pool) for number in mine]
     else:
-        step, before = 0, 0.0
+        step, adamw_steps, before = 0, 0, 0.0
         slots = [saved.new_slot(config, number) for number in mine]
     if workers.first:
         _cut_log(out / LOG, step)
@@ -115,15 +116,15 @@ def train(
             saved.save_slot(out, step, slot)
         if workers.first:
             moments = {kind: {name: _moment(adamw, p, kind) for name, p in zip(names, parameters)} for kind in ("exp_avg", "exp_avg_sq")}
-            seconds = before + time.monotonic() - began
-            saved.save_theta(out, step, config, {"weights": dict(zip(names, parameters)), "average": dict(zip(names, average)), **moments}, seconds)
+            counts = saved.Counts(before + time.monotonic() - began, adamw_steps, pool.digests)
+            saved.save_theta(out, step, config, {"weights": dict(zip(names, parameters)), "average": dict(zip(names, average)), **moments}, counts)
         workers.wait()
-        if workers.first:
-            saved.complete(out, step)
+        if workers.first:  # The weights first: a run that is killed in between has none that are older than its last complete save.
             _save_average(out / WEIGHTS, config, names, average, step, before + time.monotonic() - began, pool)
+            saved.complete(out, step)
         workers.wait()
 
-    stop = False
+    stop, began_at = False, step
     while step < config.meta_steps and not stop:
         outcomes = [meta_gradient(rule, parameters, slot, pool, config, step) for slot in slots]
         good = [outcome for outcome in outcomes if outcome.gradient is not None]
@@ -139,6 +140,7 @@ def train(
         rate = learning_rate(config, step)
         if count:
             _apply(adamw, parameters, agreed[:-3] / count, rate)
+            adamw_steps += 1
         step += 1
         decay = min(config.ema, step / (step + 10))  # Short at first, so that the untrained weights are soon forgotten.
         for mean, parameter in zip(average, parameters):
@@ -157,12 +159,14 @@ def train(
         )
         if workers.first:
             with open(out / LOG, "a") as log:
-                log.write(json.dumps(asdict(report)) + "\n")
+                log.write(to_json(asdict(report)) + "\n")  # of a skipped step, loss and ratio are null
         if on_step and workers.first:
             on_step(report)
         if save_now or stop or step == config.meta_steps:
             save()
             last_save = time.monotonic()
+    if began_at >= config.meta_steps and workers.first:  # nothing was left to do
+        _save_average(out / WEIGHTS, config, names, average, step, before, pool)
     workers.leave()
     return TrainResult(step, before + time.monotonic() - began, step >= config.meta_steps, out / WEIGHTS)
 
@@ -238,15 +242,16 @@ def _moment(adamw: torch.optim.AdamW, parameter: Tensor, kind: str) -> Tensor:
     return adamw.state[parameter][kind] if parameter in adamw.state else torch.zeros_like(parameter)
 
 
-def _restore(names, parameters, average, adamw, groups: dict[str, dict[str, Tensor]], step: int) -> None:
+def _restore(names, parameters, average, adamw, groups: dict[str, dict[str, Tensor]], adamw_steps: int) -> None:
     """Weights, average and moments of a save, into place."""
     with torch.no_grad():
         for name, parameter, mean in zip(names, parameters, average):
             parameter.copy_(groups["weights"][name])
             mean.copy_(groups["average"][name])
-            adamw.state[parameter] = {
-                "step": torch.tensor(float(step)), **{kind: groups[kind][name].to(parameter.device, copy=True) for kind in ("exp_avg", "exp_avg_sq")},
-            }  # fmt: skip
+            if not adamw_steps:  # as a new AdamW
+                continue
+            moments = {kind: groups[kind][name].to(parameter.device, copy=True) for kind in ("exp_avg", "exp_avg_sq")}
+            adamw.state[parameter] = {"step": torch.tensor(float(adamw_steps)), **moments}
 
 
 def _save_average(path: Path, config: MetaConfig, names: list[str], average: list[Tensor], step: int, seconds: float, pool: ScenePool) -> None:
@@ -268,8 +273,15 @@ def _cut_log(path: Path, step: int) -> None:
     """Lines beyond `step` belong to work that was lost with a kill and is about to be done again."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = path.read_text().splitlines() if path.exists() and step else []
-    kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
-    atomic_write(path, "".join(line + "\n" for line in kept))
+    atomic_write(path, "".join(line + "\n" for line in lines if _step_of(line) <= step))
+
+
+def _step_of(line: str) -> float:
+    """Infinity where a kill or a full disk has left half a line."""
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, TypeError, KeyError):
+        return math.inf
 
 
 def _mean(values: list[float]) -> float:
