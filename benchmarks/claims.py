@@ -180,17 +180,23 @@ class Claim:
         return f"| {self.what} | {wanted} | {text(self.mean)} | {scenes} | {verdict} |"
 
 
-def per_scene(cells: Cells, value: Callable[[dict[str, Cell]], float]) -> dict[str, float]:
-    """`value` of each pair, averaged over the seeds of a scene."""
+def per_scene(cells: Cells, value: Callable[[dict[str, Cell]], float | None]) -> dict[str, float]:
+    """`value` of each pair, averaged over the seeds of a scene; pairs for which it is None (a run did not get that far) are left out."""
     collected: dict[str, list[float]] = {}
     for (scene, _), by_label in cells.items():
-        collected.setdefault(scene, []).append(value(by_label))
+        if (number := value(by_label)) is not None:
+            collected.setdefault(scene, []).append(number)
     return {scene: statistics.mean(values) for scene, values in collected.items()}
 
 
 def ahead(cells: Cells, rivals: tuple[str, ...], score: Callable[[Cell], float | None]) -> dict[str, float]:
     """By how many dB `learned` is ahead of the best of `rivals`, per scene."""
-    return per_scene(cells, lambda by: score(by["learned"]) - max(score(by[rival]) for rival in rivals))
+
+    def lead(by: dict[str, Cell]) -> float | None:
+        scores = [score(by[label]) for label in ("learned", *rivals)]
+        return None if None in scores else scores[0] - max(scores[1:])
+
+    return per_scene(cells, lead)
 
 
 def claims(out: Path) -> list[Claim]:

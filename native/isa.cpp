@@ -1,8 +1,10 @@
 // See isa.hpp.
 #include "isa.hpp"
 
+#include <cctype>
 #include <cstdlib>
-#include <cstring>
+#include <stdexcept>
+#include <string>
 
 namespace l2s {
 namespace {
@@ -17,8 +19,11 @@ Isa detect() {
         best = Isa::avx512;
 #endif
     if (const char *wanted = std::getenv("LEARN2SPLAT_ISA")) {  // may only lower the choice
-        if (!std::strcmp(wanted, "base")) return Isa::base;
-        if (!std::strcmp(wanted, "avx2") && best != Isa::base) return Isa::avx2;
+        std::string name(wanted);
+        for (char &c : name) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+        if (name == "base") return Isa::base;
+        if (name == "avx2") return best == Isa::base ? Isa::base : Isa::avx2;
+        if (name != "avx512") throw std::invalid_argument("LEARN2SPLAT_ISA must be base, avx2 or avx512, got '" + std::string(wanted) + "'");
     }
     return best;
 }

@@ -110,7 +110,7 @@ struct Gomp {
             &paths);
         const std::string *best = nullptr;  // torch's own copy if there is one: other wheels bundle a libgomp too
         for (const std::string &path : paths)
-            if (!best || path.find("torch") != std::string::npos) best = &path;
+            if (!best || path.find("/torch/lib/") != std::string::npos || path.find("/torch.libs/") != std::string::npos) best = &path;
         if (!best) return;
         if (void *handle = dlopen(best->c_str(), RTLD_NOW | RTLD_NOLOAD)) {
             parallel = reinterpret_cast<GompParallel>(dlsym(handle, "GOMP_parallel"));

@@ -10,7 +10,7 @@ import pytest
 from odd_rules import HOSTILE, LABELS
 
 from learn2splat.bench import read_cells
-from learn2splat.bench.report import CSV, HTML, MARKDOWN, write_report
+from learn2splat.bench.report import CSV, HTML, MARKDOWN, check_folder, write_report
 from learn2splat.errors import OptionError
 
 
@@ -116,6 +116,35 @@ def test_the_report_of_a_running_benchmark(folder, tmp_path):
     cell.path.write_text("".join(lines[:-1]) + lines[-1][:20])  # its end half written
     write_report(copy)
     assert "not finished, last scored at step 12" in (copy / MARKDOWN).read_text()
+
+
+NAME = "<!--<script>&\"'</script>-->"
+
+
+def test_no_name_ends_the_script_or_opens_a_comment_in_it(folder, tmp_path):
+    """Names of scenes may come from downloaded files."""
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    for path in copy.glob("*/*/*/seed*.jsonl"):
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        for row in rows:
+            if row["kind"] == "cell":
+                row["scene"]["name"], row["optimizer"]["label"] = NAME, row["optimizer"]["label"] + NAME
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_report(copy)
+    page = (copy / HTML).read_text()
+    script = page[page.index("const COMPARISONS = ") :].removeprefix("const COMPARISONS = ").partition(";\n")[0]
+    names = {scene["name"] for comparison in json.loads(script) for scene in comparison}
+    assert "<" not in script and names == {NAME}
+    assert page.count("<script") == 1 and "<!--" not in page and Reader(page).open == []
+
+
+def test_reports_of_others_are_not_replaced(tmp_path):
+    (tmp_path / "report.md").write_text("mine")
+    with pytest.raises(OptionError, match=r"holds a report.md that learn2splat bench did not write"):
+        check_folder(tmp_path)
+    with pytest.raises(OptionError):
+        write_report(tmp_path)
+    assert (tmp_path / "report.md").read_text() == "mine"
 
 
 def test_there_must_be_results(tmp_path):

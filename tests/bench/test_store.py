@@ -7,9 +7,18 @@ import threading
 import pytest
 
 from learn2splat.bench.store import CellFile, read_cell, read_cells, write_once
-from learn2splat.errors import SaveError
+from learn2splat.errors import OptionError, SaveError
 
-HEADER = {"scene": {"name": "s"}, "optimizer": {"label": "adam", "order": 0}, "seed": 0}
+HEADER = {
+    "protocol": {
+        "name": "steps", "budget": "steps:3", "setting": "dense", "max_points": None, "test_every": 8, "context_views": None, "long_side": 32,
+        "views_per_step": 2, "slice_seconds": 1.0, "warm_up_steps": 2, "device": "cpu",
+    },
+    "scene": {"name": "s", "photo_sizes": [[32, 24]], "context": 5, "held_out": 1, "gaussians": 20},
+    "optimizer": {"label": "adam", "spec": "adam", "order": 0},
+    "machine": {"cpu": "c", "threads": 1, "cores": 2, "learn2splat": "0", "torch": "2", "python": "3", "system": "s"},
+    "seed": 0, "identity": {}, "commit": None, "command": [],
+}  # fmt: skip
 
 
 def point(step, psnr=20.0):
@@ -100,3 +109,28 @@ def test_many_may_write_the_same_file_once(tmp_path):
     assert errors == [] and seen == [True] * 16 and [p.name for p in path.parent.iterdir()] == ["views.json"]
     write_once(path, lambda: "other")
     assert path.read_text() == content
+
+
+LINES = [
+    '{"kind": "rewind"}', '{"kind": "cell"}', '{"kind": "end"}', '{"kind": "end", "status": "done"}', '{"kind": "point"}',
+    '{"kind": "end", "status": "done", "steps": 3, "seconds": 0}', '{"kind": "point", "step": "1", "seconds": 1, "psnr": 2}',
+    '{"kind": "point", "step": 40, "seconds": "x", "psnr": "y"}', '{"kind": "point", "step": 10, "seconds": 1}',  # not after 10: two writers
+    '{"kind": "end", "status": "failed", "steps": 3, "seconds": 1, "error": 7}', '{"kind": "rewind", "step": []}',
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_a_line_of_something_else_is_named_and_its_cell_left_out(file, line):
+    file.append("point", **point(15))
+    with file.path.open("a") as raw:
+        raw.write(line + "\n")
+    with pytest.raises(OptionError, match=r"line 5 of .*seed0\.jsonl is no line of a benchmark"):
+        file.read()
+    with pytest.warns(UserWarning, match="left out: line 5"):
+        assert read_cells(file.path.parents[3]) == []
+
+
+def test_numbers_and_nesting_beyond_json_are_passed_over(file):
+    with file.path.open("a") as raw:
+        raw.write("[" * 100_000 + "\n" + '{"kind": "point", "step": NaN}\n')
+    assert steps(file) == [0, 10]

@@ -83,7 +83,7 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(scene_folder, tmp_path):
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=120)
-    assert process.returncode == 2 and "everything is saved" in err.strip().splitlines()[-1]
+    assert process.returncode == 130 and "everything is saved" in err.strip().splitlines()[-1]
     stopped = read_cells(tmp_path / "out")[0]
     assert stopped.status == "running" and list((tmp_path / "out").rglob("state.safetensors"))
     assert main(["bench", str(scene_folder), *options]) == 0

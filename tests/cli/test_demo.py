@@ -72,3 +72,10 @@ def test_points_lie_inside_the_chart(log_x):
     assert points[0][0] == LEFT and points[2][0] == pytest.approx(right)
     labels = [float(y) for y in re.findall(rf'class="label" x="{right + 8}" y="([\d.]+)"', svg)]
     assert abs(labels[0] - labels[1]) >= 15
+
+
+def test_a_report_of_others_is_not_replaced(tmp_path, capsys):
+    (tmp_path / "report.html").write_text("<p>mine</p>")
+    assert main(["demo", "--out", str(tmp_path), "--steps", "1"]) == 2
+    assert "is not a report of learn2splat demo" in capsys.readouterr().err
+    assert (tmp_path / "report.html").read_text() == "<p>mine</p>"

@@ -1,5 +1,8 @@
 """Which views a step sees: complete rounds, no repeats, spread out, reproducible."""
 
+import time
+import tracemalloc
+
 import pytest
 import torch
 
@@ -27,6 +30,18 @@ def test_no_view_comes_twice_in_a_step(count, per_step):
     for _ in range(50):
         step = views.next()
         assert len(step) == len(set(step)) == per_step
+
+
+def test_thousands_of_views_cost_nothing():
+    """Of memory (no table of distances) and of time, which would be charged to the optimizer: 3 ms a step on a quiet core for 20 000 views."""
+    views = sampler(20_000, 8)
+    views.next()
+    tracemalloc.start()
+    began = time.process_time()
+    steps = [views.next() for _ in range(5)]
+    assert time.process_time() - began < 1.0 and tracemalloc.get_traced_memory()[1] < 20e6
+    tracemalloc.stop()
+    assert len({view for step in steps for view in step}) == 40
 
 
 def test_a_small_scene_uses_all_its_views_in_every_step():

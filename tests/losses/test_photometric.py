@@ -182,3 +182,14 @@ def test_thread_variable_is_checked(monkeypatch):
     monkeypatch.setenv("LEARN2SPLAT_NUM_THREADS", "many")
     with pytest.raises(OptionError, match="LEARN2SPLAT_NUM_THREADS must be a positive integer, got 'many'"):
         ssim(torch.rand(1, 11, 11, 3), torch.rand(1, 11, 11, 3))
+
+
+def test_the_gradient_may_be_changed_in_place_and_taken_again():
+    """As with torch's own losses: what autograd hands out is not what the graph keeps."""
+    renders, targets = torch.rand(2, 12, 13, 3, requires_grad=True), torch.rand(2, 12, 13, 3)
+    loss = photometric_loss(renders, targets)
+    (first,) = torch.autograd.grad(loss, renders, retain_graph=True)
+    kept = first.clone()
+    first.zero_()
+    (second,) = torch.autograd.grad(loss, renders)
+    assert torch.equal(second, kept)

@@ -1,7 +1,12 @@
 """Files of weights: what is saved comes back, what is damaged is refused, and `learned` means the packaged ones."""
 
+import json
+import resource
+import zipfile
+
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 from test_anchored import SMALL, cloud, noise, run, trained
 
@@ -37,8 +42,80 @@ def test_damaged_weights_are_refused(tmp_path):
     save_file({"a": torch.zeros(2)}, path)
     with pytest.raises(errors.CheckpointError, match="no learned optimizer"):
         load_weights(path)
-    with pytest.raises(errors.SaveError, match="could not be written"):
-        save_weights(tmp_path / "missing" / "w.safetensors", trained())
+    with pytest.raises(errors.SaveError, match="could not write"):
+        save_weights(path / "below" / "w.safetensors", trained())
+
+
+def reseal(path, change):
+    """The file with other metadata and a checksum that fits, as somebody with bad intent would write it."""
+    with safe_open(path, "pt") as file:
+        tensors, about = {name: file.get_tensor(name) for name in file.keys()}, json.loads(file.metadata()[weights.METADATA_KEY])
+    change(about)
+    about["sha256"] = weights.digest(tensors, about if about["version"] > 1 else None)
+    save_file(tensors, path, metadata={weights.METADATA_KEY: json.dumps(about)})
+
+
+@pytest.mark.parametrize("name", ["width", "blocks", "latent", "heads", "head_dim", "mlp_ratio"])
+@pytest.mark.parametrize("value", [30_000, 10**8, 10**17, -1, "64", 1.5, None, float("nan")])
+def test_sizes_are_compared_before_anything_is_allocated(tmp_path, name, value):
+    """A file of a few kB whose configuration asks for a network of gigabytes."""
+    path = tmp_path / "w.safetensors"
+    save_weights(path, trained())
+    reseal(path, lambda about: about["config"].update({name: value}))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(errors.CheckpointError):
+        load_weights(path)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kB
+
+
+def test_a_changed_configuration_is_noticed(tmp_path):
+    path = tmp_path / "w.safetensors"
+    save_weights(path, trained())
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b"max_log_growth\\\": 2.0", b"max_log_growth\\\": 9.0"))
+    assert path.read_bytes() != content
+    with pytest.raises(errors.CheckpointError, match="checksum"):
+        load_weights(path)
+
+
+def test_files_of_format_1_load(tmp_path):
+    """Their checksum is of the numbers alone; the packaged ones are such."""
+    path = tmp_path / "w.safetensors"
+    save_weights(path, trained())
+    reseal(path, lambda about: about.update(version=1))
+    assert load_weights(path).config == SMALL
+    reseal(path, lambda about: about.update(version=3))
+    with pytest.raises(errors.CheckpointError, match="formats 1 to 2"):
+        load_weights(path)
+
+
+def test_odd_published_checkpoints_are_one_sentence(tmp_path):
+    first, path = "point_transformer.0.linear.weight", tmp_path / "w.ckpt"
+    whole = {first: torch.zeros(4, 5)}
+    odd = [
+        {"state_dict": []}, {1: torch.zeros(3)}, [], {**whole, "point_transformer.1.blocks.99999999.x": torch.zeros(1)},
+        {**whole, "point_transformer.1.blocks.0.attn.qkv.weight": torch.zeros(())}, {first: torch.zeros(0, 5)}, {first: torch.zeros(3)}, {first: 3},
+    ]  # fmt: skip
+    for content in odd:
+        torch.save(content, path)
+        with pytest.raises(errors.CheckpointError):
+            load_weights(path)
+    torch.save(whole, path)
+    archive = zipfile.ZipFile(path)
+    parts = {name: archive.read(name) for name in archive.namelist()}
+    for length in range(1, len(parts[next(name for name in parts if name.endswith("data.pkl"))])):
+        with zipfile.ZipFile(tmp_path / "cut.ckpt", "w") as cut:
+            for name, data in parts.items():
+                cut.writestr(name, data[:length] if name.endswith("data.pkl") else data)
+        with pytest.raises(errors.CheckpointError):
+            load_weights(tmp_path / "cut.ckpt")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), "1", None])
+@pytest.mark.parametrize(("name", "option"), [("adam", "means"), ("sgd", "sh0"), ("lm", "damping"), ("nominal", "beta2"), ("anchored", "few_age")])
+def test_constants_are_finite_numbers(name, option, value):
+    with pytest.raises(errors.OptionError, match=option):
+        make_optimizer(name, **{option: value})
 
 
 def test_packaged_weights_are_what_learned_means(tmp_path, monkeypatch):

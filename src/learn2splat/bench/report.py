@@ -33,12 +33,23 @@ def write_report(out: Path) -> list[Comparison]:
         SaveError: the files cannot be written.
     """
     found = comparisons(read_cells(out))
+    check_folder(out)
     if not found:
         raise OptionError(f"no results in {out}: expected what learn2splat bench --out {out} writes")
     atomic_write(out / HTML, html_report(found, out))
     atomic_write(out / MARKDOWN, markdown_report(found))
     atomic_write(out / CSV, to_csv(found))
     return found
+
+
+def check_folder(out: Path) -> None:
+    """
+    Raises:
+        OptionError: `out` holds one of the three files and nothing that `bench` writes: it is somebody else's.
+    """
+    foreign = [name for name in (HTML, MARKDOWN, CSV) if (out / name).exists()]
+    if foreign and not any(out.glob("*/*/views.json")) and not any(out.glob("*/*/*/seed*.jsonl")):
+        raise OptionError(f"{out} holds a {foreign[0]} that learn2splat bench did not write: choose another folder for --out")
 
 
 def report_tables(c: Comparison) -> list[Table]:
@@ -100,7 +111,7 @@ def html_report(found: Sequence[Comparison], out: Path) -> str:
     pictures = [picture_data(c, out) for c in found]
     sections = [_section(i, c, data) for i, (c, data) in enumerate(zip(found, pictures))]
     body = '<h1>Comparison of optimizers</h1>\n<p class="quiet">3D Gaussian Splatting, made by learn2splat bench</p>' + "\n".join(sections)
-    data = json.dumps(pictures, allow_nan=False).replace("</", "<\\/")  # no text can end the script
+    data = json.dumps(pictures, allow_nan=False).replace("<", "\\u003c")  # no text can end the script or open a comment in it
     script = Path(__file__).with_name("report.js").read_text()
     return page("Comparison of optimizers", body, f"const COMPARISONS = {data};\n{script}", wide=True)
 

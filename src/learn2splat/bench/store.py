@@ -17,18 +17,30 @@ The lines of a cell, by their `kind`:
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import shutil
-import uuid
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from ..errors import SaveError
-from ..files import atomic_write, file_name, to_json
+from ..errors import OptionError, SaveError
+from ..files import atomic_write, file_name, parse_json, to_json
 
+NUMBER, MAYBE_INT = (int, float), (int, type(None))
+# What reports read of the first line of a cell.
+IDENTITY = {"scene": {"name": str}, "optimizer": {"label": str, "order": int}, "seed": int}
+HEADER = {
+    "protocol": {
+        "name": str, "budget": str, "setting": str, "max_points": MAYBE_INT, "test_every": int, "context_views": MAYBE_INT, "long_side": MAYBE_INT,
+        "views_per_step": MAYBE_INT, "slice_seconds": NUMBER, "warm_up_steps": int, "device": str,
+    },
+    "scene": {"name": str, "photo_sizes": list, "context": int, "held_out": int, "gaussians": int},
+    "optimizer": {"label": str, "spec": str, "order": int},
+    "machine": {"cpu": str, "threads": int, "cores": int, "learn2splat": str, "torch": str, "python": str, "system": str},
+    "seed": int, "identity": dict, "commit": (str, type(None)), "command": list, "load": (*NUMBER, type(None)),
+}  # fmt: skip
 ENDED = ("done", "diverged")  # These are results; a cell that failed is tried again.
 
 
@@ -119,42 +131,84 @@ class CellFile:
 
 
 def read_cell(path: Path) -> Cell | None:
-    """The last attempt in the file; lines that are no JSON (half-written) are passed over. None without a start."""
+    """The last attempt in the file; lines that are no JSON (half-written) are passed over. None without a start.
+
+    Raises:
+        OptionError: a line is not one of `CellFile.append`, or steps do not increase: it was written by another program or by two at once.
+    """
     header, points, end = None, [], None
-    for line in path.read_text(errors="replace").splitlines() if path.exists() else ():
+    for number, line in enumerate(path.read_text(errors="replace").splitlines() if path.exists() else (), 1):
         try:
-            row = json.loads(line)
+            row = parse_json(line)
             kind = row.pop("kind")
         except (ValueError, KeyError, AttributeError, TypeError):
             continue
-        if kind == "cell":
-            header, points, end = row, [], None
-        elif kind == "point":
-            points.append(Point(**{field.name: _number(row.get(field.name), field.name) for field in fields(Point)}))
-        elif kind == "rewind":
-            points, end = [point for point in points if point.step <= row["step"]], None
-        elif kind == "end":
-            end = row
+        try:
+            if kind == "cell":
+                row.setdefault("load", None)  # not in cells of older versions
+                _check(row, IDENTITY)
+                header, points, end = row, [], None
+            elif kind == "point":
+                points.append(_point(row))
+                if len(points) > 1 and points[-1].step <= points[-2].step:
+                    raise ValueError(f"step {points[-1].step} after step {points[-2].step}")
+            elif kind == "rewind":
+                points, end = [point for point in points if point.step <= row["step"]], None
+            elif kind == "end":
+                end = _end(row)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise OptionError(f"line {number} of {path} is no line of a benchmark ({error!r}): delete that file, or give another --out") from error
     return None if header is None else Cell(path, header, tuple(points), end)
 
 
+def _point(row: dict) -> Point:
+    values = {field.name: row.get(field.name) for field in fields(Point)}
+    for name, value in values.items():
+        if value is None and name != "picture":
+            values[name] = math.nan
+        elif not isinstance(value, (str, type(None)) if name == "picture" else (int, float)):
+            raise TypeError(f"{name} is {value!r}")
+    if not isinstance(row["step"], int) or row["step"] < 0:
+        raise ValueError(f"step is {row['step']!r}")
+    return Point(**values)
+
+
+def _end(row: dict) -> dict:
+    """The row, if it has what tables need."""
+    _check({"error": "", "where": "", **row}, {"steps": int, "seconds": NUMBER, "error": str, "where": str})
+    if row["status"] not in (*ENDED, "failed") or row["steps"] < 0 or not row["seconds"] >= 0 or (row["steps"] > 0 and row["seconds"] == 0):
+        raise ValueError(f"it ended as {row['status']!r} after {row['steps']} steps and {row['seconds']} seconds")
+    for name in ("cpu_seconds", "update_seconds", "peak_bytes", "load"):
+        if name in row and not isinstance(row[name], (*NUMBER, type(None))):
+            raise TypeError(f"{name} is {row[name]!r}")
+    return row
+
+
+def _check(row: object, wanted: dict) -> None:
+    """Raise KeyError or TypeError where the keys of `wanted` are missing in `row`, or of another type."""
+    for key, kind in wanted.items():
+        if isinstance(kind, dict):
+            _check(row[key], kind)
+        elif not isinstance(row[key], kind):
+            raise TypeError(f"{key} is {row[key]!r}")
+
+
 def read_cells(out: Path) -> list[Cell]:
-    """All cells of a folder, in the order of their paths."""
-    cells = (read_cell(path) for path in sorted(out.glob("*/*/*/seed*.jsonl")))
-    return [cell for cell in cells if cell is not None]
-
-
-def _number(value: object, name: str) -> object:
-    return math.nan if value is None and name != "picture" else value
+    """All cells of a folder, in the order of their paths; those that cannot be used are left out, with a warning that names them."""
+    cells = []
+    for path in sorted(out.glob("*/*/*/seed*.jsonl")):
+        try:
+            if (cell := read_cell(path)) is not None:
+                _check(cell.header, HEADER)
+                cells.append(cell)
+        except OptionError as error:
+            warnings.warn(f"left out: {error}", stacklevel=2)
+        except (KeyError, TypeError) as error:
+            warnings.warn(f"left out: {path} was written by another version or program ({error!r})", stacklevel=2)
+    return cells
 
 
 def write_once(path: Path, content: Callable[[], bytes | str]) -> None:
-    """Write the file unless it is there. Several processes may do so at once: each has a temporary file of its own, and the contents are the same."""
-    if path.exists():
-        return
-    own = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:12]}{path.suffix}")
-    atomic_write(own, content())
-    try:
-        os.replace(own, path)
-    except OSError as error:
-        raise SaveError(f"could not write {path}: {error.strerror or error}") from error
+    """Write the file unless it is there. Several processes may do so at once: each writes all of it, and the contents are the same."""
+    if not path.exists():
+        atomic_write(path, content())

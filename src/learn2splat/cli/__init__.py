@@ -1,6 +1,6 @@
 """The command line: one file per subcommand, each a dataclass that parses, calls and prints.
 
-Exit codes: 0 done; 2 the user can mend it (one sentence on stderr; the trace with --debug), which includes Ctrl-C.
+Exit codes: 0 done; 2 the user can mend it (one sentence on stderr; the trace with --debug); 130 stopped by Ctrl-C or SIGTERM.
 """
 
 from __future__ import annotations
@@ -36,6 +36,8 @@ Commands = (
     | Annotated[Report, tyro.conf.subcommand("report")]
 )
 
+STOPPED = 130  # As shells have it.
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand; `argv` without the program name (default: the process's). Returns the exit code."""
@@ -55,16 +57,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(parsed.code or 0)
     try:
         command.run()
-    except (Learn2SplatError, OSError, Interrupted) as error:
+    except (Learn2SplatError, OSError) as error:
         return _fail(str(error), error, command.debug)
+    except Interrupted as error:
+        return _fail(str(error), error, command.debug, STOPPED)
     except KeyboardInterrupt as error:
-        return _fail("stopped by Ctrl-C; what had been saved before is intact", error, command.debug)
+        return _fail("stopped by Ctrl-C; what had been saved before is intact", error, command.debug, STOPPED)
     return 0
 
 
-def _fail(message: str, error: BaseException, debug: bool) -> int:
+def _fail(message: str, error: BaseException, debug: bool, code: int = 2) -> int:
     """One sentence for the user, or everything for whoever looks for a bug."""
     if debug:
         raise error
     print("learn2splat: " + " ".join(message.split()), file=sys.stderr)
-    return 2
+    return code

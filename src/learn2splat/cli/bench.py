@@ -14,6 +14,7 @@ import tyro
 from ..bench import Budget, Protocol, run_bench
 from ..bench.executors import SceneSource, make_tasks, run_in_processes, run_on_ray
 from ..bench.protocol import parse_contenders
+from ..bench.report import check_folder
 from ..bench.suites import SUITES, SuiteIndex, Views, read_suite_index, suite_sources
 from ..errors import OptionError, SceneError
 from .bench_progress import BenchProgress
@@ -160,6 +161,7 @@ class Bench(Command):
             raise OptionError("no scenes: give one or more folders with photos and camera poses")
         if self.out.exists() and not self.out.is_dir():
             raise OptionError(f"--out must be a folder, and {self.out} is a file")
+        check_folder(self.out)
         for name in ("seeds", "workers", "max_gaussians", "views_per_step"):
             value = getattr(self, name)
             if value is not None and value < 1:

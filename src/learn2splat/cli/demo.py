@@ -20,7 +20,7 @@ from ..optimizers import make_optimizer
 from ..optimizers.weights import packaged_weights
 from ..scenes import Scene, make_procedural_scene
 from .common import Command, Interrupted, machine, note, stop_on_signals
-from .demo_page import DemoRun, render_report
+from .demo_page import TITLE, DemoRun, render_report
 from .progress import FitProgress
 
 OPTIMIZERS = ("adam", "adam-auto", "learned")
@@ -44,13 +44,15 @@ class Demo(Command):
     def run(self) -> None:
         if self.steps < 1:
             raise OptionError(f"--steps must be at least 1, got {self.steps}")
+        report = self.out / "report.html"
+        if report.exists() and TITLE not in report.read_text(errors="replace"):
+            raise OptionError(f"{report} is not a report of learn2splat demo: choose another folder for --out")
         note("making the scene")
         scene = make_procedural_scene(self.seed, layout="orbit", width=WIDTH, height=HEIGHT, num_points=NUM_POINTS)
         start = init_from_points(scene.points, scene.colors, generator=torch.Generator().manual_seed(self.seed))
         shown = [step for step in SHOWN_STEPS if step < self.steps] + [self.steps]
         runs = [self._fit(scene, start, name, shown) for name in OPTIMIZERS]
         _print_table(runs, shown)
-        report = self.out / "report.html"
         atomic_write(report, render_report(scene, runs, shown, headline(runs), self._facts(scene)))
         print(f"Report: {report}")
 

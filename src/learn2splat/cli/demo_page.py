@@ -13,6 +13,8 @@ from ..bench.page import color, facts_table, figure, key, page, png
 from ..fit import FitResult, PhotoScore
 from ..scenes import Scene
 
+TITLE = "Learn2Splat demo"
+
 
 @dataclass(frozen=True)
 class DemoRun:
@@ -71,7 +73,7 @@ to the same {len(scene.train_idx)} photos of {width}&times;{height} px of a gene
 <h2>Where and how this was measured</h2>
 <div class="card">{facts_table(facts)}</div>
 """
-    return page("Learn2Splat demo", body)
+    return page(TITLE, body)
 
 
 def _series(runs: Sequence[DemoRun], x: str) -> list[Series]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import rich.table
@@ -15,6 +16,7 @@ from ..bench.report import HTML, write_report
 from ..bench.stats import Comparison
 from ..errors import OptionError
 from .common import Command, ResultPath
+from .result import with_notes
 
 GAP, EDGES = 2, 2  # Between two columns of a table (one of them is rich's separator), and at its edges.
 
@@ -34,7 +36,7 @@ class Report(Command):
 
 def show_report(out: Path, protocol_key: str | None = None) -> None:
     """Write the files, print the tables: of all protocols in the folder, or of one."""
-    for comparison in write_report(out):
+    for comparison in with_notes(partial(write_report, out)):
         if protocol_key in (None, next(iter(comparison.cells.values())).path.parents[2].name):
             print_summary(comparison, Console())
     print(f"Report: {out / HTML}")

@@ -113,7 +113,7 @@ def with_notes(load: Callable[[], T]) -> T:
         warnings.simplefilter("ignore")
         warnings.simplefilter("always", UserWarning)
         loaded = load()
-    for text in dict.fromkeys(str(warning.message) for warning in caught):
+    for text in dict.fromkeys([*(str(warning.message) for warning in caught), *getattr(loaded, "warnings", ())]):
         note(f"note: {text}")
     return loaded
 
@@ -137,6 +137,8 @@ def load_config(folder: Path) -> dict:
 def _check_config(config: dict) -> None:
     """Raises KeyError, TypeError or ValueError where something that `eval` or `render` needs is missing or not what `fit` writes."""
     scene = config["scene"]
+    if not isinstance(config["options"]["optimizer"], str):
+        raise TypeError("options have no optimizer")
     for key, kinds in (("path", str), ("long_side", (int, type(None))), ("data_factor", int), ("test_every", int)):
         if not isinstance(scene[key], kinds):
             raise TypeError(f"{key} is {scene[key]!r}")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from scipy.spatial.distance import cdist
 from torch import Tensor
 
 from ..errors import CheckpointError
@@ -25,31 +24,31 @@ class ViewSampler:
             views_per_step: how many views a step gets, at least 1; all M where there are fewer.
             generator: on the CPU; the only source of randomness.
         """
-        points = centres.detach().cpu().double().numpy()
-        self.distances = cdist(points, points)
-        self.views_per_step = min(views_per_step, len(points))
+        self.centres = centres.detach().cpu().double().numpy()
+        self.views_per_step = min(views_per_step, len(self.centres))
         self.generator = generator
-        self.left: list[int] = []  # Views that this round has not shown yet.
+        self.left = np.zeros(len(self.centres), bool)  # Views that this round has not shown yet.
 
     def next(self) -> list[int]:
         """Positions 0..M-1 of the views of the next step, all different. A round that ends within a step is followed by the next round."""
-        count = len(self.distances)
-        order = torch.randperm(count, generator=self.generator).tolist()  # decides the first view, and between views equally far
+        count = len(self.centres)
+        order = torch.randperm(count, generator=self.generator).numpy()  # decides the first view, and between views equally far
         nearest = np.full(count, np.inf)  # from each view to the nearest chosen one
         chosen: list[int] = []
+        free = np.ones(count, bool)  # never the same view twice in a step
         while len(chosen) < self.views_per_step:
-            if not self.left:
-                self.left = list(range(count))
-            candidates = [view for view in order if view in self.left and view not in chosen]  # never the same view twice in a step
-            view = max(candidates, key=nearest.__getitem__)  # the first of the largest
-            self.left.remove(view)
+            if not self.left.any():
+                self.left[:] = True
+            distances = np.where(self.left & free, nearest, -1.0)[order]
+            view = int(order[distances.argmax()])  # the first of the largest
+            self.left[view] = free[view] = False
             chosen.append(view)
-            nearest = np.minimum(nearest, self.distances[view])
+            nearest = np.minimum(nearest, np.linalg.norm(self.centres - self.centres[view], axis=1))
         return chosen
 
     def state_dict(self) -> dict[str, Tensor]:
         """Everything needed to go on with the same views."""
-        return {"generator": self.generator.get_state(), "left": torch.tensor(self.left, dtype=torch.int64)}
+        return {"generator": self.generator.get_state(), "left": torch.from_numpy(self.left.nonzero()[0])}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """The inverse of `state_dict`.
@@ -59,9 +58,10 @@ class ViewSampler:
         """
         try:
             self.generator.set_state(state["generator"])
-            left = [int(view) for view in state["left"]]
-        except (KeyError, RuntimeError, TypeError) as error:
+            left = state["left"].to(torch.int64).flatten().tolist()
+        except (KeyError, RuntimeError, TypeError, AttributeError) as error:
             raise CheckpointError(f"the state of the view sampler is unreadable ({error}): start the run again without --resume") from error
-        if any(not 0 <= view < len(self.distances) for view in left):
-            raise CheckpointError(f"the view sampler of the checkpoint knows more views than the {len(self.distances)} train views of this scene")
-        self.left = left
+        if any(not 0 <= view < len(self.centres) for view in left):
+            raise CheckpointError(f"the view sampler of the checkpoint knows more views than the {len(self.centres)} train views of this scene")
+        self.left[:] = False
+        self.left[left] = True

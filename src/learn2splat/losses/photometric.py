@@ -100,9 +100,7 @@ class _FusedLoss(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad_losses: Tensor):
         (grads,) = ctx.saved_tensors
-        if not (grad_losses == 1).all():  # 1 when the sum of the losses is what is differentiated: saves a pass over the images
-            grads = grads * grad_losses[:, None, None, None]
-        return grads, None, None, None
+        return grads * grad_losses[:, None, None, None], None, None, None  # never the saved tensor itself: a caller may change what it gets
 
 
 def view_losses_torch(renders: Tensor, targets: Tensor, ssim_weight: float) -> Tensor:

@@ -20,9 +20,11 @@ def import_factory(where: str) -> Callable:
     place, _, name = where.rpartition(":")
     try:
         module = _import_file(Path(place)) if place.endswith(".py") else importlib.import_module(place)
+    except Exception as error:  # whatever the code of that module may raise
+        reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        raise OptionError(f"cannot import {place!r} for the optimizer {where} ({reason}): give module:factory or path/to/file.py:factory") from error
+    try:
         return getattr(module, name)
-    except (ImportError, ValueError, OSError, SyntaxError) as error:
-        raise OptionError(f"cannot import {place!r} for the optimizer {where} ({error}): give module:factory or path/to/file.py:factory") from error
     except AttributeError as error:
         raise OptionError(f"optimizer {where}: {error}") from error
 
@@ -35,5 +37,9 @@ def _import_file(path: Path) -> object:
     spec = importlib.util.spec_from_file_location(name, path.resolve())
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses look their module up here
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
     return module

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from ..errors import OptionError
 from ..gaussians.record import COLUMNS, NUM_PARAMS, Gaussians
+from ._checks import require_finite
 from ._moments import clean_gradients
 from .attention import NUM_CANDIDATES, refreshed_candidates, seen_neighbours
 from .base import OptState, Task, UpdateRule
@@ -76,6 +77,7 @@ class TransformerConfig:
     refresh_every: int = 10  # Steps between two searches for neighbours.
 
     def __post_init__(self) -> None:
+        require_finite(self)
         positive = min(self.width, self.heads, self.head_dim, self.mlp_ratio, self.neighbours, self.refresh_every) > 0
         if not positive or self.blocks < 0 or self.neighbours > NUM_CANDIDATES:
             raise OptionError(f"the network needs positive sizes and 1 <= neighbours <= {NUM_CANDIDATES}, got {self}")

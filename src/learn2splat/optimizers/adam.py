@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..errors import OptionError
 from ..gaussians.record import FIELDS, NUM_PARAMS, WIDTHS, Gaussians
+from ._checks import require_finite
 from ._moments import ADAM_EPS, clean_gradients
 from .base import OptState, Task, UpdateRule
 
@@ -37,6 +38,7 @@ class AdamConfig:
     batch_scaling: bool = False  # gsplat's simple_trainer: rates x sqrt(B), betas 1 - B (1 - beta), eps / sqrt(B), B = views per step.
 
     def __post_init__(self) -> None:
+        require_finite(self)
         for field in fields(self):
             value = getattr(self, field.name)
             if field.name in ("beta1", "beta2"):

@@ -41,6 +41,7 @@ from ..errors import OptionError
 from ..gaussians.knn import knn
 from ..gaussians.record import COLUMNS, FIELDS, Gaussians
 from . import _native_step
+from ._checks import require_finite
 from ._features import (
     CORE,
     FEATURES,
@@ -104,6 +105,7 @@ class AnchoredConfig:
     nominal: NominalConfig = field(default_factory=NominalConfig)
 
     def __post_init__(self) -> None:
+        require_finite(self)
         unknown = [name for name in self.features if name not in FEATURES]
         if unknown:
             raise OptionError(f"unknown features {unknown}: choose from {', '.join(FEATURES)}")

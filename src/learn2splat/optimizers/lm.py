@@ -25,6 +25,7 @@ from torch import Tensor
 
 from ..errors import OptionError
 from ..gaussians.record import COLUMNS, FIELDS, Gaussians
+from ._checks import require_finite
 from ._moments import clean_gradients
 from .base import OptState, Problem, Task, UpdateRule
 from .nominal import apply_update, expand_groups
@@ -57,6 +58,7 @@ class LMConfig:
     max_damping: float = 1e4
 
     def __post_init__(self) -> None:
+        require_finite(self)
         for field in fields(self):
             if not getattr(self, field.name) > 0:
                 raise OptionError(f"{field.name} of lm must be above 0, got {getattr(self, field.name)}")

@@ -18,6 +18,7 @@ from ..errors import OptionError
 from ..gaussians.knn import knn
 from ..gaussians.record import COLUMNS, FIELDS, NUM_PARAMS, Gaussians
 from . import _native_step
+from ._checks import require_finite
 from ._moments import adam_direction, clean_gradients, init_moments, update_moments
 from .base import OptState, Task, UpdateRule
 
@@ -47,6 +48,7 @@ class NominalConfig:
     refresh_every: int = 20  # Steps between two measurements of the spacing.
 
     def __post_init__(self) -> None:
+        require_finite(self)
         for field in fields(self):
             value = getattr(self, field.name)
             if field.name in ("beta1", "beta2"):

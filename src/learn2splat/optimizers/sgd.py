@@ -8,6 +8,7 @@ import torch
 
 from ..errors import OptionError
 from ..gaussians.record import FIELDS, WIDTHS, Gaussians
+from ._checks import require_finite
 from ._moments import clean_gradients
 from .base import OptState, Task, UpdateRule
 
@@ -29,6 +30,7 @@ class SGDConfig:
     shN: float = 5e-3
 
     def __post_init__(self) -> None:
+        require_finite(self)
         for field in fields(self):
             if not getattr(self, field.name) > 0:
                 raise OptionError(f"the rate of {field.name} of SGD must be above 0, got {getattr(self, field.name)}")

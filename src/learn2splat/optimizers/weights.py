@@ -11,24 +11,27 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import pickle
 import re
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..errors import CheckpointError, OptionError, SaveError
+from ..errors import CheckpointError, OptionError
+from ..files import atomic_produce, parse_json
 from .anchored import Anchored, AnchoredConfig
 from .g3r import G3R, G3RConfig
 from .nominal import NominalConfig
 from .paper import Paper, PaperConfig
 
+Rule = TypeVar("Rule", Anchored, Paper, G3R)
 ARCHITECTURES = ("anchored", "paper", "g3r")
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 1: the checksum was of the numbers alone.
 METADATA_KEY = "learn2splat"
 RELEASED_PREFIXES = ("scene_trainer.optimizer.", "optimizer.", "")
 PACKAGED_DEFAULT = "default"
@@ -95,15 +98,9 @@ def save_weights(path: str | os.PathLike, rule: Anchored | Paper | G3R, provenan
         "architecture": rule.architecture,
         "config": asdict(rule.config),
         "provenance": provenance or {},
-        "sha256": digest(tensors),
     }
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        save_file(tensors, partial, metadata={METADATA_KEY: json.dumps(about)})
-        os.replace(partial, path)
-    except (OSError, SafetensorError) as error:
-        partial.unlink(missing_ok=True)
-        raise SaveError(f"weights could not be written to {path}: {error}; free some space or choose another folder") from error
+    about["sha256"] = digest(tensors, about)
+    atomic_produce(path, lambda temporary: save_file(tensors, temporary, metadata={METADATA_KEY: json.dumps(about)}))
 
 
 def load_weights(path: str | os.PathLike) -> Anchored | Paper | G3R:
@@ -120,19 +117,15 @@ def load_weights(path: str | os.PathLike) -> Anchored | Paper | G3R:
     if METADATA_KEY not in metadata:
         return _released(tensors, path)
     about = _about(metadata, path)
-    if digest(tensors) != about["sha256"]:
-        raise CheckpointError(f"{path} is damaged: the numbers in it do not have the checksum that was saved with them; copy or download it again")
+    if digest(tensors, about if about["version"] > 1 else None) != about["sha256"]:
+        raise CheckpointError(f"{path} is damaged: its content does not have the checksum that was saved with it; copy or download it again")
+    make, config_of = {"anchored": (Anchored, _anchored_config), "paper": (Paper, PaperConfig), "g3r": (G3R, G3RConfig)}[about["architecture"]]
+    values = about["config"]
     try:
-        if about["architecture"] == "paper":
-            rule = Paper(PaperConfig(**about["config"]))
-        elif about["architecture"] == "g3r":
-            rule = G3R(G3RConfig(**about["config"]))
-        else:
-            rule = Anchored(_anchored_config(about["config"]))
-    except (TypeError, KeyError, ValueError) as error:
+        config = config_of(**values)
+    except (TypeError, KeyError, ValueError, AttributeError) as error:
         raise CheckpointError(f"{path} has a configuration that this version cannot use ({error}): install the version that wrote it") from error
-    _fill(rule.network, tensors, path)
-    return rule
+    return _filled(make, config, tensors, path)
 
 
 def weights_info(path: str | os.PathLike) -> dict:
@@ -143,9 +136,11 @@ def weights_info(path: str | os.PathLike) -> dict:
     return _about(metadata, path)
 
 
-def digest(tensors: dict[str, Tensor]) -> str:
-    """SHA-256 over the sorted names, types, shapes and bytes of CPU tensors."""
+def digest(tensors: dict[str, Tensor], about: dict | None = None) -> str:
+    """SHA-256 over architecture and configuration (not in files of format 1), then the sorted names, types, shapes and bytes of CPU tensors."""
     result = hashlib.sha256()
+    if about is not None:
+        result.update(json.dumps([about["architecture"], about["config"]], sort_keys=True).encode())
     for name in sorted(tensors):
         tensor = tensors[name].contiguous()
         result.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
@@ -156,21 +151,22 @@ def digest(tensors: dict[str, Tensor]) -> str:
 def _about(metadata: dict[str, str], path: str | os.PathLike) -> dict:
     """The JSON object of the metadata, with its keys checked."""
     try:
-        about = json.loads(metadata[METADATA_KEY])
+        about = parse_json(metadata[METADATA_KEY])
         known = isinstance(about, dict) and {"version", "architecture", "config", "provenance", "sha256"} <= about.keys()
-    except json.JSONDecodeError as error:
+        known = known and isinstance(about["config"], dict)
+    except ValueError as error:
         raise CheckpointError(f"{path} has unreadable metadata ({error}): it is damaged, copy or download it again") from error
     if not known:
         raise CheckpointError(f"{path} has incomplete metadata: it is damaged, copy or download it again")
-    if about["version"] != FORMAT_VERSION or about["architecture"] not in ARCHITECTURES:
+    if about["version"] not in (1, FORMAT_VERSION) or about["architecture"] not in ARCHITECTURES:
         raise CheckpointError(
-            f"{path} is of format {about['version']}, architecture {about['architecture']}; this version reads format {FORMAT_VERSION}, "
+            f"{path} is of format {about['version']}, architecture {about['architecture']}; this version reads formats 1 to {FORMAT_VERSION}, "
             f"one of {', '.join(ARCHITECTURES)}: install a newer version"
         )
     return about
 
 
-def _anchored_config(values: dict) -> AnchoredConfig:
+def _anchored_config(**values: object) -> AnchoredConfig:
     return AnchoredConfig(**{**values, "features": tuple(values["features"]), "nominal": NominalConfig(**values["nominal"])})
 
 
@@ -186,13 +182,15 @@ def _read_ckpt(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors of a Lightning checkpoint. `weights_only`: nothing in the file is run."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
+    except Exception as error:  # pickle.UnpicklingError, and whatever else its reader stumbles over where a file is cut
         raise CheckpointError(
-            f"{path} holds more than tensors or is damaged, and is not opened for safety ({str(error).splitlines()[0]}): "
+            f"{path} holds more than tensors or is damaged, and is not opened for safety ({[*str(error).splitlines(), repr(error)][0]}): "
             "save its state_dict as safetensors where you trust it, and load that"
         ) from error
     weights = content.get("state_dict", content) if isinstance(content, dict) else {}
-    return {name: tensor for name, tensor in weights.items() if isinstance(tensor, Tensor)}, {}
+    if not isinstance(weights, dict):
+        weights = {}
+    return {name: tensor for name, tensor in weights.items() if isinstance(name, str) and isinstance(tensor, Tensor)}, {}
 
 
 def _released(tensors: dict[str, Tensor], path: Path) -> Paper:
@@ -204,26 +202,40 @@ def _released(tensors: dict[str, Tensor], path: Path) -> Paper:
             break
     else:
         raise CheckpointError(f"{path} holds no learned optimizer: no key ends in optimizer.{first}, and it was not written by this project")
-    if weights[first].ndim != 2:
+    if weights[first].ndim != 2 or not weights[first].numel():
         raise CheckpointError(f"{first} in {path} must be a matrix, got shape {tuple(weights[first].shape)}: it is of another network")
     width = weights[first].shape[0]
-    numbers = [int(match.group(1)) for name in weights if (match := re.match(r"point_transformer\.1\.blocks\.(\d+)\.", name))]
+    numbers = {match.group(1) for name in weights if (match := re.match(r"point_transformer\.1\.blocks\.(\d+)\.", name))}
     qkv, hidden = (weights.get(f"point_transformer.1.blocks.0.{name}.weight") for name in ("attn.qkv", "mlp.fc1"))
     # One head, as published; a missing or odd matrix keeps the published size here and is named below.
     config = PaperConfig(
         width=width,
-        blocks=max(numbers, default=-1) + 1,
-        head_dim=PaperConfig.head_dim if qkv is None or len(qkv) < 3 else len(qkv) // 3,
-        mlp_ratio=PaperConfig.mlp_ratio if hidden is None else max(1, len(hidden) // width),
+        blocks=len(numbers),  # a gap in the numbers is named below
+        head_dim=PaperConfig.head_dim if qkv is None or qkv.ndim == 0 or len(qkv) < 3 else len(qkv) // 3,
+        mlp_ratio=PaperConfig.mlp_ratio if hidden is None or hidden.ndim == 0 else max(1, len(hidden) // max(1, width)),
     )
-    rule = Paper(config)
-    _fill(rule.network, weights, path)
+    return _filled(Paper, config, weights, path)
+
+
+def _filled(make: Callable[..., Rule], config: object, tensors: dict[str, Tensor], path: Path) -> Rule:
+    """The rule of `config` with the weights `tensors`. Nothing is allocated before they are known to be what the configuration says."""
+    if config.blocks > len(tensors):
+        raise CheckpointError(f"{path} lacks weights: {config.blocks} blocks are more than its {len(tensors)} tensors could fill")
+    try:
+        with torch.device("meta"):
+            shapes = make(config).network.state_dict()
+    except (RuntimeError, TypeError, ValueError, OverflowError) as error:
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(f"{path} has a configuration that this version cannot use ({reason}): install the version that wrote it") from error
+    _check(shapes, tensors, path)
+    rule = make(config)
+    for name, tensor in rule.network.state_dict().items():
+        tensor.copy_(tensors[name])  # state_dict shares memory with the network
     return rule
 
 
-def _fill(network: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
-    """Copies `tensors` into `network`; every key must be there, with its shape and finite numbers, and no other."""
-    own = network.state_dict()
+def _check(own: dict[str, Tensor], tensors: dict[str, Tensor], path: Path) -> None:
+    """Every key of `own` must be in `tensors`, with its shape and finite numbers, and no other. The numbers of `own` are not looked at."""
     for problem, names in (("lacks", own.keys() - tensors.keys()), ("has unknown", tensors.keys() - own.keys())):
         if names:
             raise CheckpointError(f"{path} {problem} weights: {', '.join(sorted(names))}; it is damaged or of another network")
@@ -234,4 +246,3 @@ def _fill(network: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
             raise CheckpointError(f"{name} in {path} must be floating of shape {tuple(tensor.shape)}, got {got}: it is of another network")
         if not bool(torch.isfinite(found).all()):
             raise CheckpointError(f"{name} in {path} holds NaN or infinities: training diverged, or the file is damaged")
-        tensor.copy_(found)  # state_dict shares memory with the network

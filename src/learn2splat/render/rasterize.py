@@ -64,6 +64,8 @@ def rasterize(
     Gaussians with a number that is not finite, a zero quaternion, or a footprint too large for the dtype are not rendered and get zero gradients.
     Gradients reach means, quats, scales, opacities, colors, backgrounds and viewmats; `meta["means2d"]` retains its own. First derivatives only.
     On a CPU the result does not depend on the number of threads (LEARN2SPLAT_NUM_THREADS, else torch.get_num_threads()).
+    In a process that was forked after torch has used threads, those are gone, and libgomp waits for them for ever, here as in torch's own operators:
+    call `torch.set_num_threads(1)` there first, or start processes with `spawn`.
     """
     _check(means, quats, scales, opacities, colors, viewmats, Ks, width, height, sh_degree, backgrounds, render_mode, rasterize_mode)
     options = dict(
