@@ -1,32 +1,9 @@
 """The report in a real browser, without a screen: it works, says nothing on its console, and asks nobody for anything."""
 
-import os
-import shutil
-
 import pytest
 from odd_rules import HOSTILE, LABELS
 
 from learn2splat.bench.report import HTML, write_report
-
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install .[dev]")
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-
-
-def browser_path():
-    """LEARN2SPLAT_BROWSER, or a Chromium that is installed; nothing is downloaded."""
-    return os.environ.get("LEARN2SPLAT_BROWSER") or next((path for name in NAMES if (path := shutil.which(name))), None)
-
-
-@pytest.fixture(scope="module")
-def browser():
-    path = browser_path()
-    if path is None:
-        pytest.skip(f"no browser found (looked for {', '.join(NAMES)}): install chromium, or set LEARN2SPLAT_BROWSER to one")
-    with playwright.sync_playwright() as driver:
-        # As root, as in most containers, Chromium has no sandbox of its own; the page is ours.
-        browser = driver.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-dev-shm-usage"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

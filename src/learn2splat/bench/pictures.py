@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import io
 import math
 from pathlib import Path
 
 from PIL import Image
 
 from ..files import file_name
-from .page import data_uri
+from .page import webp_uri
 from .protocol import is_mark
 from .stats import Comparison
 
-QUALITY = 82  # Of WebP: differences between optimizers stay visible, a picture of 256 px takes about 8 kB.
 LONG_SIDES = ((150, 640), (400, 448), (1000, 320))  # (pictures up to, px of the longer side): a page of at most some 10 MB, ...
 LAST_LONG_SIDE = 224  # ... and for more pictures than that
 
@@ -57,10 +55,6 @@ def webp(path: Path, long_side: int) -> str | None:
     """The picture as an address, scaled down to `long_side` px; None where there is none that can be read."""
     try:
         with Image.open(path) as image:
-            image = image.convert("RGB")
-            image.thumbnail((long_side, long_side), Image.Resampling.LANCZOS)
-            buffer = io.BytesIO()
-            image.save(buffer, "WEBP", quality=QUALITY, method=4)
+            return webp_uri(image, long_side)
     except (OSError, ValueError):
         return None
-    return data_uri(buffer.getvalue(), "webp")

@@ -18,6 +18,7 @@ import tyro
 from ..errors import BackendError
 from ..files import to_json as to_json
 from ..machine import machine as machine
+from ..optimizers.weights import packaged_weights, weights_info
 
 DeviceName = Literal["cpu", "cuda"]
 
@@ -77,6 +78,25 @@ def stop_on_signals() -> Iterator[Callable[[], bool]]:
         yield lambda: bool(received)
     finally:
         restore()
+
+
+def machine_text(here: dict) -> str:
+    """What `machine` found, for reports: the processor and how much of it is used."""
+    gpu = f", {here['gpu']}" if here.get("gpu") else ""
+    return f"{here['cpu']}{gpu}, {here['threads']} of {here['cores']} cores"
+
+
+def versions_text(here: dict) -> str:
+    """The versions that `machine` found."""
+    return f"learn2splat {here['learn2splat']}, torch {here['torch']}, Python {here['python']}, {here['system']}"
+
+
+def weights_text(optimizer: str, weights: str | None = None) -> str:
+    """Which weights an optimizer has; empty where it has none, or none that were trained."""
+    if weights is not None:
+        return Path(weights).name
+    packaged = packaged_weights() if optimizer == "learned" else None
+    return "" if packaged is None else f"of the package ({weights_info(packaged)['sha256'][:12]})"
 
 
 def note(text: str) -> None:

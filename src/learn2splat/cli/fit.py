@@ -37,6 +37,8 @@ from .common import (
     stop_on_signals,
     to_json,
 )
+from .fit_page import ENDED, facts, fit_page
+from .fit_pictures import HeldOut, held_out, held_out_in_haste
 from .plan_table import plan_sentence, print_plan
 from .progress import FitProgress
 
@@ -92,6 +94,8 @@ class Fit(Command):
     """Seconds between two checkpoints."""
     dry_run: Flag = False
     """Show the plan of the run, and stop."""
+    no_report: Flag = False
+    """Write no report.html."""
     json: Flag = False
     """Print the metrics as one line of JSON, alone on stdout."""
 
@@ -124,7 +128,7 @@ class Fit(Command):
                     on_step=progress,
                     should_stop=should_stop,
                 )
-            self._save_config(folder, scene, gaussians, plan)  # again: a resumed run may have been given more steps
+            self._save_config(folder, scene, gaussians, result.plan)  # again: a resumed run may have been given more steps
             self._save(folder, scene, result)
             if result.interrupted:
                 raise Interrupted(f"stopped at step {result.steps}; everything is saved in {folder}, go on with --out {folder} --resume")
@@ -220,10 +224,19 @@ class Fit(Command):
     def _save(self, folder: Path, scene: Scene, result: FitResult) -> None:
         """The splat first: it is what the user wants most. An interrupted run is not evaluated again, so that it ends at once."""
         saved.save_gaussians(folder, scene, result.gaussians)
-        scores = [] if result.interrupted else score(scene, result.gaussians)
+        pictures: list[HeldOut] = []
+        if result.interrupted:
+            scores = []
+        elif self.no_report:
+            scores = score(scene, result.gaussians)
+        else:
+            scores, pictures = held_out(scene, result.gaussians)
         saved.save_metrics(folder, result, scores, [] if result.interrupted else saved.render_names(scene))
         if not result.interrupted:
             saved.save_renders(folder, scene, result.gaussians)
+        if not self.no_report:
+            pictures = pictures or held_out_in_haste(scene, result.gaussians)
+            atomic_write(folder / saved.REPORT, fit_page(scene, result, scores, pictures, facts(saved.load_config(folder))))
 
 
 def initial_gaussians(scene: Scene, init: str, max_points: int | None, seed: int) -> Gaussians:
@@ -260,8 +273,9 @@ def _print_summary(folder: Path, scene: Scene, result: FitResult) -> None:
         f"{scene.name}: PSNR {result.psnr:.2f} dB, SSIM {result.ssim:.3f} on {held_out} after {result.steps} steps of {result.optimizer} "
         f"in {result.seconds:.1f} s ({len(result.gaussians)} Gaussians)"
     )
-    if result.settled:
-        print("It ended because the loss no longer improved.")
-    if result.diverged:
-        print("The run diverged; these are the last Gaussians before that.")
-    print(f"Results in {folder}: {saved.PLY}, {saved.METRICS}, {saved.RENDERS}/")
+    if result.settled or result.diverged:
+        print(ENDED[result.ended])
+    report = folder / saved.REPORT
+    print(f"Results in {folder}: {f'{saved.REPORT}, ' if report.exists() else ''}{saved.PLY}, {saved.METRICS}, {saved.RENDERS}/")
+    look = f"{report} in a browser; " if report.exists() else ""
+    print(f"To look at it: {look}{saved.PLY} in any splat viewer, such as superspl.at/editor; learn2splat render {folder} makes a video")

@@ -25,7 +25,7 @@ def plan_rows(plan: Plan, num_gaussians: int) -> list[tuple[str, str, str, str]]
         count = plan.growth[due - 1].target if due else num_gaussians
         rows.append((_when(plan, at), f"{stage.long_side} px", str(stage.views_per_step), f"{'' if not due else 'up to '}{count}"))
     if plan.average_from < 1:
-        rows.append((_when(plan, plan.average_from), "", "", "averaged from here on"))
+        rows.append((_when(plan, plan.average_from), "", "", "averaged"))
     return rows
 
 

@@ -4,6 +4,7 @@
     config.json       options, scene, versions, machine, command
     metrics.json      the last numbers and the curve
     renders/          each held-out photo and its render side by side
+    report.html       all of it to look at
     checkpoint/       for --resume (learn2splat.fit.checkpoint)
 """
 
@@ -33,6 +34,7 @@ from .common import note, to_json
 T = TypeVar("T")
 WRITER = "learn2splat fit"
 PLY, CONFIG, METRICS, RENDERS, CHECKPOINT = "point_cloud.ply", "config.json", "metrics.json", "renders", "checkpoint"
+REPORT = "report.html"
 
 
 def metrics(result: FitResult) -> dict[str, object]:
@@ -95,7 +97,7 @@ def remove_result(folder: Path) -> None:
         for name in names:
             if file_name(name) == name:
                 (folder / RENDERS / name).unlink(missing_ok=True)
-    for old in (PLY, METRICS):
+    for old in (PLY, METRICS, REPORT):
         (folder / old).unlink(missing_ok=True)
     remove_checkpoint(folder / CHECKPOINT)
     with suppress(OSError):

@@ -4,6 +4,7 @@ from .evaluate import PhotoScore as PhotoScore
 from .evaluate import mean_score as mean_score
 from .evaluate import rendered as rendered
 from .evaluate import score as score
+from .evaluate import score_of as score_of
 from .loop import fit as fit
 from .plan import Plan as Plan
 from .plan import flat_plan as flat_plan

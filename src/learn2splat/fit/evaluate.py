@@ -62,10 +62,13 @@ def rendered(scene: Scene, gaussians: Gaussians, idx: Sequence[int]) -> Iterator
 def score(scene: Scene, gaussians: Gaussians, idx: Sequence[int] | None = None) -> list[PhotoScore]:
     """Scores of the photos `idx` (default: the held-out ones), in that order."""
     idx = scene.test_idx if idx is None else idx
-    scores = {}
-    for i, render, photo in rendered(scene, gaussians, idx):
-        scores[i] = PhotoScore(scene.image_names[i], float(psnr(render[None], photo[None])[0]), float(ssim(render[None], photo[None])[0]))
+    scores = {i: score_of(scene.image_names[i], render, photo) for i, render, photo in rendered(scene, gaussians, idx)}
     return [scores[i] for i in idx]
+
+
+def score_of(name: str, render: Tensor, photo: Tensor) -> PhotoScore:
+    """What the render of one photo scores; both (H, W, 3), the render clamped to [0, 1]."""
+    return PhotoScore(name, float(psnr(render[None], photo[None])[0]), float(ssim(render[None], photo[None])[0]))
 
 
 def mean_score(scores: Sequence[PhotoScore]) -> tuple[float, float]:
