@@ -150,13 +150,13 @@ void raster_backward(const l2s::RasterState<T> &state, Maybe<const T, -1, -1> ba
 }
 
 template <class T>
-void photometric_forward(Array<const T, -1, -1, -1, 3> renders, Array<const T, -1, -1, -1, 3> targets, double ssim_weight, int num_threads, Array<double, -1> l1,
-                         Array<double, -1> ssim, Maybe<T, -1, -1, -1, 3> grads) {
+void photometric_forward(Array<const T, -1, -1, -1, 3> renders, Array<const T, -1, -1, -1, 3> targets, Maybe<const T, -1, -1, -1, 3> weights, double ssim_weight,
+                         int num_threads, Array<double, -1> l1, Array<double, -1> ssim, Maybe<T, -1, -1, -1, 3> grads) {
     const int64_t V = int64_t(renders.shape(0)), H = int64_t(renders.shape(1)), W = int64_t(renders.shape(2));
-    for (int k = 0; k < 3; ++k) check(targets.shape(k) == renders.shape(k) && (!grads || grads->shape(k) == renders.shape(k)), "images");
+    for (int k = 0; k < 3; ++k) check(targets.shape(k) == renders.shape(k) && (!grads || grads->shape(k) == renders.shape(k)) && (!weights || weights->shape(k) == renders.shape(k)), "images");
     check(l1.shape(0) == renders.shape(0) && ssim.shape(0) == renders.shape(0) && H >= l2s::SSIM_WINDOW && W >= l2s::SSIM_WINDOW, "images");
     nb::gil_scoped_release unlocked;
-    l2s::photometric_forward<T>(renders.data(), targets.data(), V, H, W, ssim_weight, num_threads, l1.data(), ssim.data(), pointer(grads));
+    l2s::photometric_forward<T>(renders.data(), targets.data(), pointer(weights), V, H, W, ssim_weight, num_threads, l1.data(), ssim.data(), pointer(grads));
 }
 
 template <class T> using Flat = nb::ndarray<T, nb::c_contig, nb::device::cpu>;  // of any shape

@@ -22,19 +22,47 @@ constexpr int64_t PIXELS_PER_THREAD = 4096;  // about 0.1 ms: less is not worth 
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
+// How much of the windows of one dimension falls on each of its n pixels: 1 but for the first and last 10.
+std::vector<double> window_shares(int64_t n) {
+    std::vector<double> shares(size_t(n), 0.0);
+    for (int64_t start = 0; start + SSIM_WINDOW <= n; ++start)
+        for (int64_t k = 0; k < SSIM_WINDOW; ++k) shares[size_t(start + k)] += SSIM_TAPS[k];
+    return shares;
+}
+
+// Sums over one view, all three channels: of the weights, and of the weights of all windows.
+template <class T> void sum_weights(const T *weights, int64_t height, int64_t width, double &pixels, double &windows) {
+    const std::vector<double> rows = window_shares(height), columns = window_shares(width);
+    pixels = windows = 0;
+    for (int64_t row = 0; row < height; ++row) {
+        double sum = 0, shared = 0;
+        for (int64_t column = 0; column < width; ++column) {
+            const double weight = double(weights[(row * width + column) * CHANNELS]);
+            sum += weight;
+            shared += weight * columns[size_t(column)];
+        }
+        pixels += CHANNELS * sum;
+        windows += CHANNELS * shared * rows[size_t(row)];
+    }
+}
+
 }  // namespace
 
 template <class T>
-void photometric_forward(const T *renders, const T *targets, int64_t num_views, int64_t height, int64_t width, double ssim_weight, int num_threads,
-                         double *l1, double *ssim, T *grads) {
+void photometric_forward(const T *renders, const T *targets, const T *weights, int64_t num_views, int64_t height, int64_t width, double ssim_weight,
+                         int num_threads, double *l1, double *ssim, T *grads) {
     const int64_t most_bands = std::max<int64_t>(1, height / MIN_BAND_ROWS);
     const int64_t bands = std::max(std::min(most_bands, ceil_div(MIN_TASKS, std::max<int64_t>(1, num_views))), ceil_div(height, MAX_BAND_ROWS));
     const int64_t strips = ceil_div(width, MAX_STRIP_COLS);
     const int64_t image_size = height * width * CHANNELS, longest_strip = ceil_div(width, strips) * CHANNELS;
-    const double num_values = double(image_size);
-    const double num_windows = double((height - SSIM_WINDOW + 1) * (width - SSIM_WINDOW + 1) * CHANNELS);
-
     num_threads = int(std::min<int64_t>(num_threads, ceil_div(num_views * height * width, PIXELS_PER_THREAD)));
+    const double all_windows = double((height - SSIM_WINDOW + 1) * (width - SSIM_WINDOW + 1) * CHANNELS);
+    std::vector<double> num_values = std::vector<double>(size_t(num_views), double(image_size));  // of each view, or the sum of its weights
+    std::vector<double> num_windows = std::vector<double>(size_t(num_views), all_windows);
+    if (weights)
+        parallel_for(num_views, num_threads, [&](int64_t view) {
+            sum_weights(weights + view * image_size, height, width, num_values[size_t(view)], num_windows[size_t(view)]);
+        });
     std::vector<double> row_sums(size_t(num_views * strips * height * 2));
     parallel_for(num_views * bands * strips, num_threads, [&](int64_t task) {
         const int64_t strip = task % strips, band = task / strips % bands, view = task / strips / bands;
@@ -42,6 +70,7 @@ void photometric_forward(const T *renders, const T *targets, int64_t num_views, 
         SsimTile<T> tile;
         tile.x = renders + view * image_size;
         tile.y = targets + view * image_size;
+        tile.w = weights ? weights + view * image_size : nullptr;
         tile.grad = grads ? grads + view * image_size : nullptr;
         tile.height = height;
         tile.row_length = width * CHANNELS;
@@ -49,8 +78,9 @@ void photometric_forward(const T *renders, const T *targets, int64_t num_views, 
         tile.row_end = height * (band + 1) / bands;
         tile.col_begin = width * strip / strips * CHANNELS;
         tile.col_end = width * (strip + 1) / strips * CHANNELS;
-        tile.l1_scale = (1 - ssim_weight) / num_values;
-        tile.ssim_scale = -ssim_weight / num_windows;
+        const bool counts = num_values[size_t(view)] > 0;
+        tile.l1_scale = counts ? (1 - ssim_weight) / num_values[size_t(view)] : 0;
+        tile.ssim_scale = counts ? -ssim_weight / num_windows[size_t(view)] : 0;
         tile.l1_rows = row_sums.data() + (view * strips + strip) * height * 2;
         tile.ssim_rows = tile.l1_rows + height;
         tile.scratch = scratch.get();
@@ -65,12 +95,14 @@ void photometric_forward(const T *renders, const T *targets, int64_t num_views, 
                 l1_sum += rows[row];
                 ssim_sum += rows[height + row];
             }
-        l1[view] = l1_sum / num_values;
-        ssim[view] = ssim_sum / num_windows;
+        const bool counts = num_values[size_t(view)] > 0;
+        l1[view] = counts ? l1_sum / num_values[size_t(view)] : 0;
+        ssim[view] = counts ? ssim_sum / num_windows[size_t(view)] : 1;
     }
 }
 
-template void photometric_forward<float>(const float *, const float *, int64_t, int64_t, int64_t, double, int, double *, double *, float *);
-template void photometric_forward<double>(const double *, const double *, int64_t, int64_t, int64_t, double, int, double *, double *, double *);
+template void photometric_forward<float>(const float *, const float *, const float *, int64_t, int64_t, int64_t, double, int, double *, double *, float *);
+template void photometric_forward<double>(const double *, const double *, const double *, int64_t, int64_t, int64_t, double, int, double *, double *,
+                                          double *);
 
 }  // namespace l2s

@@ -193,3 +193,94 @@ def test_the_gradient_may_be_changed_in_place_and_taken_again():
     first.zero_()
     (second,) = torch.autograd.grad(loss, renders)
     assert torch.equal(second, kept)
+
+
+def plain_weighted_losses(renders, targets, weights, ssim_weight):
+    """As `plain_losses`, window by window in loops: each window's moments are those of its weighted pixels."""
+    k = torch.exp(-(((torch.arange(11, dtype=torch.float64) - 5) / 1.5) ** 2) / 2)
+    window = (k[:, None] * k[None]) / k.sum() ** 2
+    losses = []
+    for x, y, m in zip(renders, targets, weights):
+        total, similarities = 0.0, 0.0
+        for i in range(x.shape[0] - 10):
+            for j in range(x.shape[1] - 10):
+                g = window * m[i : i + 11, j : j + 11]
+                if g.sum() == 0:
+                    continue
+                p, q = (g / g.sum())[..., None], (slice(i, i + 11), slice(j, j + 11))
+                mx, my = (p * x[q]).sum((0, 1)), (p * y[q]).sum((0, 1))
+                vx, vy = (p * (x[q] - mx) ** 2).sum((0, 1)), (p * (y[q] - my) ** 2).sum((0, 1))
+                cov = (p * (x[q] - mx) * (y[q] - my)).sum((0, 1))
+                s = ((2 * mx * my + 1e-4) * (2 * cov + 9e-4)) / ((mx**2 + my**2 + 1e-4) * (vx + vy + 9e-4))
+                total, similarities = total + g.sum(), similarities + g.sum() * s.mean()
+        l1 = ((x - y).abs().mean(2) * m).sum() / m.sum()
+        losses.append((1 - ssim_weight) * l1 + ssim_weight * (1 - similarities / total))
+    return torch.stack(losses)
+
+
+def mask_of(shape, seed=0):
+    """(V, H, W) zeros, ones and a few numbers between, with an area that is hidden whole."""
+    g = torch.Generator().manual_seed(seed)
+    weights = torch.rand(shape, generator=g, dtype=torch.float64)
+    weights = torch.where(weights < 0.3, 0.0, torch.where(weights > 0.4, 1.0, weights))
+    weights[:, :, shape[2] // 2 :] = 0
+    return weights
+
+
+@pytest.mark.parametrize("shape", [(1, 11, 14), (2, 17, 30), (1, 40, 13)])
+def test_weighted_loss_and_gradient_equal_a_loop_over_windows(shape):
+    renders, targets = image_pair(shape, seed=1)
+    weights = mask_of(shape)
+    value, grad = value_and_grad(lambda r: photometric_loss(r, targets, weights=weights), renders)
+    value_p, grad_p = value_and_grad(lambda r: plain_weighted_losses(r, targets, weights, 0.2).sum(), renders)
+    assert torch.allclose(value, value_p, rtol=1e-12)
+    assert torch.allclose(grad, grad_p, rtol=0, atol=1e-12 * grad_p.abs().max().item())
+    value_t, grad_t = value_and_grad(lambda r: view_losses_torch(r, targets, 0.2, weights).sum(), renders)
+    assert torch.allclose(value_t, value_p, rtol=1e-12) and torch.allclose(grad_t, grad_p, rtol=0, atol=1e-12)
+    assert torch.allclose(ssim(renders, targets, weights), 1 - plain_weighted_losses(renders, targets, weights, 1.0), rtol=1e-12)
+    value32, grad32 = value_and_grad(lambda r: photometric_loss(r, targets.float(), weights=weights.float()), renders.float())
+    # A window with a share of 1e-6 of its weight left has moments of fewer digits; measured 3e-6 and 2e-5.
+    assert torch.allclose(value32.double(), value_p, rtol=2e-5)
+    assert (grad32 - grad_p).abs().max() < 1e-4 * grad_p.abs().max()
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_weights_of_one_are_no_weights_and_hidden_pixels_do_not_matter(shape):
+    renders, targets = image_pair(shape)
+    value, grad = value_and_grad(lambda r: photometric_loss(r, targets), renders)
+    value_1, grad_1 = value_and_grad(lambda r: photometric_loss(r, targets, weights=torch.ones(shape, dtype=torch.float64)), renders)
+    assert torch.allclose(value, value_1, rtol=1e-12) and torch.allclose(grad, grad_1, rtol=0, atol=1e-12 * grad.abs().max().item())
+    weights = mask_of(shape)
+    hidden = weights == 0
+    value, grad = value_and_grad(lambda r: photometric_loss(r, targets, weights=weights), renders)
+    other = renders.clone()
+    other[hidden] += 3.0
+    value_other, grad_other = value_and_grad(lambda r: photometric_loss(r, targets, weights=weights), other)
+    assert torch.equal(value, value_other) and torch.equal(grad, grad_other) and (grad[hidden] == 0).all()
+    assert torch.allclose(psnr(renders, targets, weights), psnr(other, targets, weights), rtol=1e-12)
+    seen = weights.unsqueeze(3).expand(renders.shape)
+    expected = -10 * torch.log10(torch.stack([(((r - t) ** 2) * w).sum() / w.sum() for r, t, w in zip(renders, targets, seen)]))
+    assert torch.allclose(psnr(renders, targets, weights), expected, rtol=1e-12)
+
+
+def test_weighted_gradient_equals_finite_differences():
+    renders, targets = image_pair((2, 12, 13), seed=3)
+    weights = mask_of((2, 12, 13))
+    leaf = renders.requires_grad_()
+    assert torch.autograd.gradcheck(lambda r: photometric_loss(r, targets, weights=weights), leaf, eps=1e-7, atol=1e-7, rtol=1e-5)
+
+
+def test_a_view_without_any_weight_counts_nothing():
+    renders, targets = image_pair((2, 20, 20))
+    weights = torch.ones(2, 20, 20, dtype=torch.float64)
+    weights[1] = 0
+    value, grad = value_and_grad(lambda r: photometric_loss(r, targets, weights=weights), renders)
+    assert torch.allclose(value, photometric_loss(renders[:1], targets[:1]), rtol=1e-12) and (grad[1] == 0).all()
+    assert torch.allclose(view_losses_torch(renders, targets, 0.2, weights).sum(), value, rtol=1e-12)
+
+
+@pytest.mark.parametrize("weights", [torch.ones(1, 20, 20, 3), torch.ones(1, 20, 19), torch.ones(1, 20, 20, dtype=torch.bool)])
+def test_weights_that_do_not_fit(weights):
+    renders, targets = image_pair((1, 20, 20), torch.float32)
+    with pytest.raises(ShapeError, match=r"weights must have shape \(V, H, W\)"):
+        photometric_loss(renders, targets, weights=weights)
