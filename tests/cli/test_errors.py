@@ -50,28 +50,27 @@ def test_truncated_binary(own_scene, tmp_path, sentence, file, keep):
 
 def test_unreadable_binary(own_scene, tmp_path, sentence, monkeypatch):
     to_binary(own_scene)
-    read_bytes = Path.read_bytes
 
-    def refuse(path):
-        if path.name == "images.bin":  # chmod does not keep root, who runs CI, from reading
+    def refuse(path, *args, **options):
+        if Path(path).name == "images.bin":  # chmod does not keep root, who runs CI, from reading
             raise PermissionError(errno.EACCES, "Permission denied", str(path))
-        return read_bytes(path)
+        return open(path, *args, **options)
 
-    monkeypatch.setattr(Path, "read_bytes", refuse)
+    monkeypatch.setattr("learn2splat.scenes._colmap_binary.open", refuse, raising=False)
     message = sentence("fit", own_scene, "--steps", "1", "--out", tmp_path / "out")
     assert "images.bin" in message and "Permission denied" in message
 
 
-def test_missing_photo(own_scene, tmp_path, sentence):
-    (own_scene / "images" / "view_03.png").unlink()
-    assert "view_03.png" in sentence("fit", own_scene, "--steps", "1", "--out", tmp_path / "out")
-
-
-@pytest.mark.parametrize("content", [b"", b"not a photo at all", None])
-def test_corrupt_photo(own_scene, tmp_path, sentence, content):
+@pytest.mark.parametrize("content", [None, b"", b"not a photo at all", 200])
+def test_a_photo_that_is_missing_or_corrupt_is_left_out_and_named_once(own_scene, tmp_path, capsys, content):
     path = own_scene / "images" / "view_03.png"
-    path.write_bytes(path.read_bytes()[:200] if content is None else content)
-    assert "view_03.png" in sentence("fit", own_scene, "--steps", "1", "--out", tmp_path / "out")
+    if content is None:
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[:content] if isinstance(content, int) else content)
+    assert main(["fit", str(own_scene), "--steps", "1", "--out", str(tmp_path / "out")]) == 0
+    err = capsys.readouterr().err
+    assert "note: left out photo view_03.png: " in err and err.count("left out") == 1
 
 
 def test_no_points(own_scene, tmp_path, sentence):
@@ -197,7 +196,7 @@ def test_values_that_make_no_sense(scene_folder, fitted, tmp_path, sentence):
     assert "max_seconds must be positive" in sentence("fit", scene_folder, "--max-seconds", "-1", *out)
     assert "views_per_step must be at least 1" in sentence("fit", scene_folder, "--views-per-step", "0", *out)
     assert "--max-points must be at least 1" in sentence("fit", scene_folder, "--max-points", "0", *out)
-    assert "long_side" in sentence("fit", scene_folder, "--long-side", "0", *out)
+    assert "long_side" in sentence("fit", scene_folder, "--long-side", "-1", *out)
     assert "test_every" in sentence("fit", scene_folder, "--test-every", "1", *out)
     assert "--init must be" in sentence("fit", scene_folder, "--init", "sparse", *out)
     assert "save_every must be positive" in sentence("fit", scene_folder, "--save-every", "0", *out)

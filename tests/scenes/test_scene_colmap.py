@@ -168,17 +168,19 @@ def test_shrinking_keeps_the_mean_and_never_enlarges(tmp_path):
     assert small.images[0].float().std() < 0.5 * noise.std()  # averaged, not picked
 
 
-def test_alpha_is_composed_on_white(tmp_path):
+@pytest.mark.parametrize("background", ["white", "black"])
+def test_alpha_is_composed_where_that_is_asked_for(tmp_path, background):
     root = tmp_path / "s"
     write_scene(root)
     rgba = np.zeros((180, 240, 4), np.uint8)
     rgba[..., :3] = 100
     rgba[:, 80:160, 3], rgba[:, 160:, 3] = 51, 255
     Image.fromarray(rgba).save(root / "images" / "00.png")
-    scene = load_scene(root)
-    assert torch.equal(scene.background, torch.ones(3))
-    assert scene.images[0][0, 0].tolist() == [255] * 3
-    assert scene.images[0][0, 100].tolist() == [round(0.2 * 100 + 0.8 * 255)] * 3
+    scene = load_scene(root, background=background)
+    behind = 255 if background == "white" else 0
+    assert torch.equal(scene.background, torch.full((3,), behind / 255)) and scene.masks is None
+    assert scene.images[0][0, 0].tolist() == [behind] * 3
+    assert scene.images[0][0, 100].tolist() == [round(0.2 * 100 + 0.8 * behind)] * 3
     assert scene.images[0][0, 200].tolist() == [100] * 3
 
 
@@ -261,6 +263,7 @@ def test_georeferenced_models_keep_their_precision(tmp_path):
     reconstruction = pycolmap.Reconstruction(str(model))
     reconstruction.transform(pycolmap.Sim3d(1.0, pycolmap.Rotation3d(), np.array([5e6, -3e6, 100.0])))
     reconstruction.write_binary(str(model))
-    far = load_scene(root)
+    with pytest.warns(UserWarning, match="local frame"):
+        far = load_scene(root)
     torch.testing.assert_close(far.points, plain.points, rtol=0, atol=1e-6)
     torch.testing.assert_close(far.camtoworlds, plain.camtoworlds, rtol=0, atol=1e-6)

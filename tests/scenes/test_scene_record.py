@@ -78,7 +78,10 @@ def test_split_holds_out_every_nth():
     assert sorted(train + test) == list(range(20))
 
 
-@pytest.mark.parametrize("options", [{"test_every": 1}, {"test_every": 0}, {"long_side": 0}, {"data_factor": 0}, {"data_factor": 1.5}])
+ODD_OPTIONS = [{"test_every": 1}, {"test_every": 0}, {"long_side": -1}, {"data_factor": 0}, {"data_factor": 1.5}, {"background": "grey"}]
+
+
+@pytest.mark.parametrize("options", ODD_OPTIONS)
 def test_options_that_make_no_sense(tmp_path, options):
     write_scene(tmp_path / "s")
     with pytest.raises(OptionError, match=next(iter(options))):

@@ -38,11 +38,16 @@ def lpips_scores(scene: Scene, gaussians: Gaussians) -> dict[str, object]:
         if net not in missing:
             try:
                 measure = _measure(net, str(gaussians.means.device))
-                scores = [measure(render, photo) for _, render, photo in rendered(scene, gaussians, scene.test_idx)]
+                scores = [measure(_unmasked(scene, i, render, photo), photo) for i, render, photo in rendered(scene, gaussians, scene.test_idx)]
                 values[f"lpips_{net}"] = sum(scores) / len(scores)
             except Exception as error:  # a torchvision of another torch, damaged weights, photos smaller than the network needs
                 missing[net] = f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]
     return {**values, "lpips_missing": next(iter(missing.values()), None)}
+
+
+def _unmasked(scene: Scene, i: int, render: Tensor, photo: Tensor) -> Tensor:
+    """The render of photo i with the photo itself where that is masked: a network has no weights for pixels."""
+    return render if scene.masks is None else torch.where(scene.masks[i].to(render.device).unsqueeze(2), render, photo)
 
 
 @functools.cache

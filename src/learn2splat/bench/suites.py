@@ -29,8 +29,8 @@ from PIL import Image
 
 from ..errors import Learn2SplatError, OptionError, SceneError
 from ..scenes import Scene, load_scene
-from ..scenes._colmap import find_model
-from ..scenes._photos import PHOTO_SUFFIXES
+from ..scenes._find import find_model
+from ..scenes._names import PHOTO_SUFFIXES
 from ..scenes.adapt import cover_and_crop, with_random_points
 from ..scenes.re10k import find_chunks, load_re10k
 from .executors import SceneSource
@@ -102,7 +102,7 @@ def load_suite_scene(suite: str, name: str, path: Path, views: Views, size: tupl
             ratio = long_side / max(width, height)
             size = (max(1, round(height * ratio)), max(1, round(width * ratio)))
     else:
-        shrink_to = long_side if size is None else None
+        shrink_to = (long_side or 0) if size is None else 0
         scene = load_scene(path, long_side=shrink_to, data_factor=_data_factor(path, size, long_side), test_every=views.test_every)
     scene = with_split(replace(scene, name=name), views)
     scene = scene if size is None else cover_and_crop(scene, *size)

@@ -181,7 +181,7 @@ class Bench(Command):
         """What every worker loads by itself."""
         if self.suite is None:
             paths = [path.resolve() for path in self.scenes]
-            return [SceneSource(path.name, partial(open_scene, path, protocol.long_side, 1, protocol.test_every)) for path in paths]
+            return [SceneSource(path.name, partial(open_scene, path, protocol.long_side or 0, 1, protocol.test_every)) for path in paths]
         views = Views(protocol.test_every, protocol.context_views, index)
         found = {source.name: source for source in suite_sources(self.suite, self.data, views, protocol.size, protocol.long_side)}
         names = [str(name) for name in self.scenes] or list(found)

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from ..errors import OptionError
 from ..fit import mean_score, score
-from ..gaussians import Gaussians, transform_gaussians
+from ..gaussians import Gaussians
 from ..scenes import Scene
 from . import result as saved
 from .common import Command, DeviceName, Flag, MaybeInt, MaybePath, SplatPath, require_device, to_json
@@ -67,4 +67,4 @@ class Eval(Command):
             raise OptionError(f"say with --scene which photos {self.splat} is to be compared with")
         gaussians = saved.open_splat(self.splat)
         scene = saved.open_scene(self.scene, self.long_side, self.data_factor or 1, self.test_every or 8)
-        return self.splat.name, scene, transform_gaussians(gaussians, scene.to_normalised).to(device)
+        return self.splat.name, scene, saved.in_scene(gaussians, self.splat, scene).to(device)

@@ -9,10 +9,10 @@ from typing import Annotated
 import tyro
 
 from ..errors import OptionError
-from ..gaussians import save_splat
+from ..gaussians import load_offset, save_ply, save_splat
 from ..gaussians.formats import FORMATS, SUFFIXES, FormatName, format_of
 from . import result as saved
-from .common import Command, MaybePath, SplatPath
+from .common import Command, MaybePath, SplatPath, note
 
 MaybeFormat = Annotated[FormatName | None, tyro.conf.arg(metavar="FORMAT", help_behavior_hint="")]
 
@@ -38,7 +38,11 @@ class Export(Command):
         out = self.out or _renamed(source, SUFFIXES[form])
         if out.exists() and source.exists() and out.samefile(source):
             raise OptionError(f"{out} is the input: say where to write with --out")
-        saved.with_notes(lambda: save_splat(out, gaussians, form))
+        offset = load_offset(source)
+        if offset is not None and form != "ply":
+            where = ", ".join(f"{value:.10g}" for value in offset)
+            note(f"note: {form} has no place for the offset of a georeferenced splat: add ({where}) to its positions")
+        saved.with_notes(lambda: save_ply(out, gaussians, offset=offset) if form == "ply" else save_splat(out, gaussians, form))
         print(f"{len(gaussians)} Gaussians in {out} ({out.stat().st_size / 1e6:.2f} MB, {out.stat().st_size / len(gaussians):.0f} bytes each)")
 
 

@@ -6,9 +6,10 @@ import sys
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+import tyro
 
 from ..density import make_density
 from ..errors import OptionError
@@ -17,7 +18,7 @@ from ..fit import FitResult, Plan, fit, make_plan, score
 from ..fit.checkpoint import has_checkpoint
 from ..fit.measure import measured_step_seconds
 from ..fit.options import check_options
-from ..gaussians import Gaussians, init_from_points, init_random, load_cloud, load_splat, transform_gaussians
+from ..gaussians import Gaussians, init_from_points, init_random, load_cloud
 from ..initializers import stereo_init
 from ..optimizers import make_optimizer
 from ..scenes import Scene
@@ -76,6 +77,12 @@ class Fit(Command):
     """Start from at most so many points, drawn at random."""
     test_every: int = 8
     """Hold out the first and then every so-many-th photo of the sorted names."""
+    no_masks: Flag = False
+    """Fit and score also what masks (folder masks/, mask_path) or transparent pixels hide."""
+    background: Annotated[Literal["white", "black"] | None, tyro.conf.arg(metavar="{white,black}", help_behavior_hint="")] = None
+    """Compose transparent photos on this. Default: white for NeRF-synthetic scenes; others ignore what is transparent."""
+    allow_outside: Flag = False
+    """Read photos that the scene names outside of its folder."""
     init: str = "sfm"
     """Start: sfm (the points of the scene), stereo (depth that the photos agree on), random, or a file in the frame of the scene: a splat
     (.ply, .compressed.ply, .spz, .sog, .splat) or a point cloud (.ply)."""
@@ -105,7 +112,7 @@ class Fit(Command):
             raise OptionError("--resume and --overwrite exclude each other: go on with the run, or start it again")
         folder = self._choose_folder()
         rule = make_optimizer(self.optimizer, **({} if self.weights is None else {"weights": self.weights}))
-        scene = saved.open_scene(self.scene, self.long_side, self.data_factor, self.test_every)
+        scene = saved.open_scene(self.scene, self.long_side, self.data_factor, self.test_every, **self._loading())
         gaussians = initial_gaussians(scene, self.init, self.max_points, self.seed)
         self._check()
         check_options(scene, gaussians, steps=self.steps, max_seconds=self.max_seconds)
@@ -161,6 +168,9 @@ class Fit(Command):
             max_gaussians=self.max_gaussians,
         )
 
+    def _loading(self) -> dict[str, object]:
+        return {"masks": not self.no_masks, "background": self.background, "allow_outside": self.allow_outside}
+
     def _choose_folder(self) -> Path:
         """Where the results go; refuses to write over those of another run."""
         folder = self.out or self._default_folder()
@@ -206,6 +216,7 @@ class Fit(Command):
                 "long_side": self.long_side,
                 "data_factor": self.data_factor,
                 "test_every": self.test_every,
+                **self._loading(),
                 "train_photos": [scene.image_names[i] for i in scene.train_idx],
                 "held_out_photos": [scene.image_names[i] for i in scene.test_idx],
                 "photo_sizes": sorted({scene.size(i) for i in range(len(scene))}),
@@ -214,6 +225,7 @@ class Fit(Command):
                     "rotation": scene.to_normalised.rotation.tolist(),
                     "translation": scene.to_normalised.translation.tolist(),
                 },
+                "offset": None if scene.offset is None else scene.offset.tolist(),
             },
             "num_gaussians": len(gaussians),
             "plan": plan.to_json(),
@@ -261,10 +273,11 @@ def initial_gaussians(scene: Scene, init: str, max_points: int | None, seed: int
     cloud = saved.with_notes(partial(load_cloud, path)) if path.suffix.lower() == ".ply" else None
     if cloud is not None:
         points, colors = cloud
-        return init_from_points(scene.to_normalised.apply(points).float(), colors, max_points=max_points, generator=generator)
+        to_normalised = scene.frame_of(None, points.median(dim=0).values)
+        return init_from_points(to_normalised.apply(points).float(), colors, max_points=max_points, generator=generator)
     if max_points is not None:
         raise OptionError("--max-points does not go with --init SPLAT: all Gaussians of the file are used")
-    return transform_gaussians(saved.with_notes(partial(load_splat, path)), scene.to_normalised)
+    return saved.in_scene(saved.open_splat(path), path, scene)
 
 
 def _print_summary(folder: Path, scene: Scene, result: FitResult) -> None:

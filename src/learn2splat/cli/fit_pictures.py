@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..bench.page import to_picture, webp_uri
-from ..fit import PhotoScore, rendered, score_of
+from ..fit import PhotoScore, pixel_weights, rendered, score_of
 from ..gaussians import Gaussians
 from ..scenes import Scene
 from ..scenes.adapt import resized
@@ -40,7 +40,8 @@ def held_out(scene: Scene, gaussians: Gaussians) -> tuple[list[PhotoScore], list
     side = long_side(len(scene.test_idx))
     shown = {}
     for i, render, photo in rendered(scene, gaussians, scene.test_idx):
-        shown[i] = _pictures(scene.image_names[i], render, photo, side, score_of(scene.image_names[i], render, photo))
+        scored = score_of(scene.image_names[i], render, photo, pixel_weights(scene, [i], render))
+        shown[i] = _pictures(scene.image_names[i], render, photo, side, scored)
     in_order = [shown[i] for i in scene.test_idx]
     return [each.score for each in in_order], in_order
 

@@ -118,7 +118,7 @@ class Render(Command):
             return gaussians, scene
         gaussians = saved.open_splat(self.splat)
         scene = saved.open_scene(self.scene, None, 1, 8)
-        return transform_gaussians(gaussians, scene.to_normalised).to(device), scene
+        return saved.in_scene(gaussians, self.splat, scene).to(device), scene
 
 
 def video_camera(scene: Scene, width: int | None) -> Shot:

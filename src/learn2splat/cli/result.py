@@ -26,13 +26,14 @@ from ..errors import CheckpointError, SceneError
 from ..files import atomic_write, file_name, read_json
 from ..fit import FitResult, PhotoScore, rendered
 from ..fit.checkpoint import remove_checkpoint
-from ..gaussians import Gaussians, load_splat, save_ply, transform_gaussians
+from ..gaussians import Gaussians, load_offset, load_splat, save_ply, transform_gaussians
 from ..gaussians.formats import SOG_META
 from ..scenes import Scene, load_scene
 from .common import note, to_json
 
 T = TypeVar("T")
 WRITER = "learn2splat fit"
+LOADING = ("masks", "background", "allow_outside")  # options of load_scene that are kept in config.json besides those that it always had
 PLY, CONFIG, METRICS, RENDERS, CHECKPOINT = "point_cloud.ply", "config.json", "metrics.json", "renders", "checkpoint"
 REPORT = "report.html"
 
@@ -52,9 +53,14 @@ def metrics(result: FitResult) -> dict[str, object]:
 
 
 def save_gaussians(folder: Path, scene: Scene, gaussians: Gaussians) -> None:
-    """Write the PLY in the input frame."""
+    """Write the PLY in the input frame; its header and config.json say by how much that is shifted."""
     in_input_frame = transform_gaussians(gaussians, scene.to_normalised.inverse())
-    save_ply(folder / PLY, in_input_frame)
+    save_ply(folder / PLY, in_input_frame, offset=scene.offset)
+
+
+def in_scene(gaussians: Gaussians, path: Path, scene: Scene) -> Gaussians:
+    """Gaussians as they stand in the file at `path`, in the normalised frame of the scene that they belong to."""
+    return transform_gaussians(gaussians, scene.frame_of(load_offset(path), gaussians.means.median(dim=0).values))
 
 
 def save_metrics(folder: Path, result: FitResult, scores: list[PhotoScore], renders: list[str]) -> None:
@@ -104,13 +110,13 @@ def remove_result(folder: Path) -> None:
         (folder / RENDERS).rmdir()
 
 
-def open_scene(path: Path, long_side: int | None, data_factor: int, test_every: int) -> Scene:
-    """`load_scene`, with its warnings as plain lines on stderr."""
-    return with_notes(partial(load_scene, path, long_side=long_side, data_factor=data_factor, test_every=test_every))
+def open_scene(path: Path, long_side: int | None, data_factor: int, test_every: int, **more: object) -> Scene:
+    """`load_scene` (`more`: its other options), with its warnings as plain lines on stderr."""
+    return with_notes(partial(load_scene, path, long_side=long_side, data_factor=data_factor, test_every=test_every, **more))
 
 
 def with_notes(load: Callable[[], T]) -> T:
-    """What `load` returns; its warnings as plain lines on stderr, each once."""
+    """What `load` returns; its warnings, and those that a scene carries, as plain lines on stderr, each once."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("ignore")
         warnings.simplefilter("always", UserWarning)
@@ -176,5 +182,6 @@ def load_result(folder: Path, scene_path: Path | None, device: torch.device) -> 
     path = Path(saved["path"]) if scene_path is None else scene_path
     if not path.exists():
         raise SceneError(f"the scene of {folder} is no longer at {path}: say where it is with --scene")
-    scene = open_scene(path, saved["long_side"], saved["data_factor"], saved["test_every"])
-    return config, scene, transform_gaussians(in_input_frame, scene.to_normalised).to(device)
+    more = {name: saved[name] for name in LOADING if name in saved}
+    scene = open_scene(path, saved["long_side"], saved["data_factor"], saved["test_every"], **more)
+    return config, scene, in_scene(in_input_frame, folder / PLY, scene).to(device)

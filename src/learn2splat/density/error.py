@@ -86,6 +86,8 @@ def _probe(
     )  # fmt: skip
     photo = scene.image(view).to(like)
     error = (renders[0, ..., :3] - photo).abs().mean(-1)
+    visible = 1.0 if scene.masks is None else scene.masks[view].to(error)
+    error = error * visible
     pad = config.box // 2
     error = F.avg_pool2d(F.pad(error[None, None], (pad,) * 4, mode="replicate"), config.box, stride=1)[0, 0]
     depth, alpha = renders[0, ..., 3], alphas[0, ..., 0]
@@ -94,7 +96,7 @@ def _probe(
         confirmed = _confirmed(depths(), view, width, height).to(depth)
         sure = confirmed > 0
         depth, known = torch.where(sure, confirmed, depth), known | sure
-    return error.pow(config.power) * known, depth
+    return error.pow(config.power) * known * visible, depth
 
 
 def _confirmed(maps: DepthMaps, view: int, width: int, height: int) -> Tensor:

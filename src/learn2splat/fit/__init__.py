@@ -2,6 +2,7 @@
 
 from .evaluate import PhotoScore as PhotoScore
 from .evaluate import mean_score as mean_score
+from .evaluate import pixel_weights as pixel_weights
 from .evaluate import rendered as rendered
 from .evaluate import score as score
 from .evaluate import score_of as score_of

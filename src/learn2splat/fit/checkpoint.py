@@ -121,8 +121,9 @@ def fingerprint(scene: Scene, gaussians: Gaussians) -> dict[str, object]:
 
 
 def scene_digest(scene: Scene) -> str:
-    """A short hash of photos, their names, cameras and which photos are held out."""
-    tensors = [*scene.images, scene.camtoworlds, scene.Ks, scene.background, torch.tensor(scene.train_idx), torch.tensor(scene.test_idx)]
+    """A short hash of photos, their masks, names and cameras, and which photos are held out."""
+    cameras = (scene.camtoworlds, scene.Ks, scene.background, torch.tensor(scene.train_idx), torch.tensor(scene.test_idx))
+    tensors = [*scene.images, *(scene.masks or ()), *cameras]
     return _digest(tensors, "\n".join(scene.image_names))
 
 

@@ -40,9 +40,14 @@ def render_photos(scene: Scene, gaussians: Gaussians, idx: Sequence[int]) -> tup
     return renders, targets
 
 
+def pixel_weights(scene: Scene, idx: Sequence[int], like: Tensor) -> Tensor | None:
+    """(V, H, W) how much each pixel of photos `idx`, of one size, counts in losses and scores: 0 where it is masked; None where all count."""
+    return None if scene.masks is None else torch.stack([scene.masks[i] for i in idx]).to(like)
+
+
 @dataclass(frozen=True)
 class PhotoScore:
-    """What one photo scored: PSNR in dB and SSIM of the render clamped to [0, 1]."""
+    """What one photo scored: PSNR in dB and SSIM of the render clamped to [0, 1], where the photo is not masked."""
 
     name: str
     psnr: float
@@ -62,13 +67,16 @@ def rendered(scene: Scene, gaussians: Gaussians, idx: Sequence[int]) -> Iterator
 def score(scene: Scene, gaussians: Gaussians, idx: Sequence[int] | None = None) -> list[PhotoScore]:
     """Scores of the photos `idx` (default: the held-out ones), in that order."""
     idx = scene.test_idx if idx is None else idx
-    scores = {i: score_of(scene.image_names[i], render, photo) for i, render, photo in rendered(scene, gaussians, idx)}
+    scores = {
+        i: score_of(scene.image_names[i], render, photo, pixel_weights(scene, [i], render)) for i, render, photo in rendered(scene, gaussians, idx)
+    }
     return [scores[i] for i in idx]
 
 
-def score_of(name: str, render: Tensor, photo: Tensor) -> PhotoScore:
-    """What the render of one photo scores; both (H, W, 3), the render clamped to [0, 1]."""
-    return PhotoScore(name, float(psnr(render[None], photo[None])[0]), float(ssim(render[None], photo[None])[0]))
+def score_of(name: str, render: Tensor, photo: Tensor, weights: Tensor | None = None) -> PhotoScore:
+    """What the render of one photo scores; both (H, W, 3), the render clamped to [0, 1]. `weights` (1, H, W): `pixel_weights` of the photo."""
+    pair = render[None], photo[None], weights
+    return PhotoScore(name, float(psnr(*pair)[0]), float(ssim(*pair)[0]))
 
 
 def mean_score(scores: Sequence[PhotoScore]) -> tuple[float, float]:

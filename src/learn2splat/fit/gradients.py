@@ -13,13 +13,15 @@ from ..gaussians.record import Gaussians
 from ..losses import photometric_loss
 from ..render import rasterize
 from ..scenes import Scene
-from .evaluate import by_size, render_photos
+from .evaluate import by_size, pixel_weights, render_photos
 
 
 def loss_and_gradients(scene: Scene, gaussians: Gaussians, views: Sequence[int]) -> tuple[float, Gaussians]:
     """The inner loss, summed over `views` (photo positions; any sizes), and its gradient with respect to the stored fields."""
     leaves = gaussians.detach().requires_grad_()
-    total = sum(photometric_loss(*render_photos(scene, leaves, same_size)) for same_size in by_size(scene, views))
+    total = sum(
+        photometric_loss(*render_photos(scene, leaves, same), weights=pixel_weights(scene, same, leaves.means)) for same in by_size(scene, views)
+    )
     grads = torch.autograd.grad(total, list(leaves.tensors().values()))
     return float(total.detach()), Gaussians(*grads)
 
@@ -40,7 +42,7 @@ def observed_gradients(
             backgrounds=scene.background.to(like).expand(len(same), 3), absgrad=observes == "absgrad",
         )  # fmt: skip
         targets = torch.stack([scene.image(i) for i in same]).to(like)
-        total = total + photometric_loss(renders, targets)
+        total = total + photometric_loss(renders, targets, weights=pixel_weights(scene, same, renders))
         metas.append(meta)
     total.backward()
     observations = [

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..gaussians.record import COLUMNS, NUM_PARAMS, Gaussians
 from ..optimizers.base import Problem
 from ..scenes import Scene
-from .evaluate import by_size, render_photos
+from .evaluate import by_size, pixel_weights, render_photos
 
 # Of the number that moves most, in its own unit, to either side. The others move far less, and then rounding counts more than curvature: on fern, CG
 # converges several times further with 0.3 than with 0.02.
@@ -19,6 +19,7 @@ DIFFERENCE_STEP = 0.3
 
 class ViewsProblem(Problem):
     """Residuals (render - photo) / sqrt(pixels x channels) of some photos: their squared norm is the mean squared error, summed over photos.
+    Masked pixels have none.
 
     J v is a central difference of renders, because the native rasterizer has no forward mode: two renders. J^T u is its backward pass, over a graph
     that is kept from the first call on: no render.
@@ -31,7 +32,7 @@ class ViewsProblem(Problem):
         pairs = [render_photos(scene, self._leaves, group) for group in self.groups]
         self._renders = [renders for renders, _ in pairs]
         self._targets = [targets for _, targets in pairs]
-        self._weights = [targets[0].numel() ** -0.5 for targets in self._targets]
+        self._weights = [_residual_weights(scene, group, targets) for group, targets in zip(self.groups, self._targets)]
         self.residuals = self._joined([(renders.detach() - targets) for renders, targets in pairs])
         self._flat = gaussians.detach().flatten()
         self._units = torch.ones_like(self._flat)
@@ -61,4 +62,12 @@ class ViewsProblem(Problem):
         return [render_photos(self.scene, gaussians, group)[0] for group in self.groups]
 
     def _joined(self, images: list[Tensor]) -> Tensor:
-        return torch.cat([weight * image.reshape(-1) for weight, image in zip(self._weights, images)])
+        return torch.cat([(weight * image).reshape(-1) for weight, image in zip(self._weights, images)])
+
+
+def _residual_weights(scene: Scene, group: Sequence[int], targets: Tensor) -> Tensor | float:
+    """What differences (V, H, W, 3) of photos of one size are multiplied with."""
+    pixels = pixel_weights(scene, group, targets)
+    if pixels is None:
+        return targets[0].numel() ** -0.5
+    return (pixels / (targets.shape[3] * pixels.sum(dim=(1, 2), keepdim=True))).sqrt().unsqueeze(3)

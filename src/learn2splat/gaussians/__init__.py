@@ -2,6 +2,7 @@
 
 from .formats import FORMATS as FORMATS
 from .formats import load_cloud as load_cloud
+from .formats import load_offset as load_offset
 from .formats import load_ply as load_ply
 from .formats import load_splat as load_splat
 from .formats import save_ply as save_ply

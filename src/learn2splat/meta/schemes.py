@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ..fit.evaluate import by_size, render_photos
+from ..fit.evaluate import by_size, pixel_weights, render_photos
 from ..fit.gradients import loss_and_gradients
 from ..fit.views import ViewSampler
 from ..gaussians.record import COLUMNS, Gaussians
@@ -83,7 +83,7 @@ def meta_loss(scene: Scene, gaussians: Gaussians, views: Sequence[int], config: 
     total = torch.zeros(())
     for same in by_size(scene, views):
         renders, targets = render_photos(scene, gaussians, same)
-        total = total + photometric_loss(renders, targets, ssim_weight=config.ssim_weight)
+        total = total + photometric_loss(renders, targets, ssim_weight=config.ssim_weight, weights=pixel_weights(scene, same, renders))
         if config.psnr_weight:
             errors = (renders - targets).square().mean(dim=(1, 2, 3))
             total = total + config.psnr_weight * (errors.clamp_min(LEAST_ERROR) / LEAST_ERROR).log().sum()

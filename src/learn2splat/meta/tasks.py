@@ -28,6 +28,7 @@ from ..fit.checkpoint import scene_digest
 from ..gaussians import Gaussians, init_from_points
 from ..optimizers import OptState, Task, UpdateRule
 from ..scenes import Scene, Similarity, load_scene, make_procedural_scene
+from ..scenes._masks import shrink_masks
 from ..scenes.procedural import LAYOUTS
 from .config import MetaConfig
 
@@ -187,7 +188,8 @@ def shrink(scene: Scene, long_side: int) -> Scene:
         images.append(smaller[0].permute(1, 2, 0).round().clamp(0, 255).to(torch.uint8))
         Ks[i, 0] *= size[1] / width
         Ks[i, 1] *= size[0] / height
-    return replace(scene, images=tuple(images), Ks=Ks)
+    masks = shrink_masks(scene.masks, [(image.shape[1], image.shape[0]) for image in images])
+    return replace(scene, images=tuple(images), Ks=Ks, masks=masks)
 
 
 def turned(scene: Scene, rotation: Tensor) -> Scene:

@@ -1,159 +1,229 @@
-"""From what a model says (poses, cameras, points) to a `Scene`: load the photos, leave out what cannot be fitted, normalise, split."""
+"""From what a model says (poses, cameras, points) to a `Scene`: split, load the photos, leave out what cannot be fitted, normalise."""
 
 from __future__ import annotations
 
-import warnings
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pycolmap
 import torch
+from torch import Tensor
 
 from ..errors import OptionError, SceneError
-from ._photos import in_threads, load_photo
+from ._camera import import_pycolmap
+from ._normalise import (
+    CHUNK,
+    depths_inside,
+    depths_of,
+    finite_points,
+    first_depths_inside,
+    local_origin,
+    sample_of,
+    similarity_from_cameras,
+    similarity_from_points,
+)
+from ._notes import Notes
+from ._photos import LoadedPhoto, UnusablePhoto, in_threads, load_photo
+from ._raw import LoadOptions, RawModel, RawView
 from .scene import Scene, Similarity, every_nth_split
 
-LARGEST = 1e30  # coordinates beyond it do not survive the conversion to float32
+DEFAULT_LONG_SIDE = 1600  # px, as 3DGS shrinks what is larger
+BACKGROUNDS = {"white": 1.0, "black": 0.0}
 
 
-@dataclass(frozen=True)
-class RawView:
-    """A posed photo of a model, not loaded yet."""
-
-    name: str
-    path: Path
-    camtoworld: np.ndarray  # (4, 4) float64, OpenCV axes, input frame
-    camera: pycolmap.Camera
-    data_factor: float = 1.0  # how much the file at `path` is still to be shrunk
-    seen: np.ndarray | None = None  # positions in RawModel.points of the points observed in this photo; None: the model has no tracks
-    held_out: bool | None = None  # None: decided by the every-n-th rule
-
-
-@dataclass(frozen=True)
-class RawModel:
-    """All that a COLMAP folder or a transforms.json says, in the input frame."""
-
-    source: Path
-    views: list[RawView]
-    points: np.ndarray  # (P, 3) float64
-    colors: np.ndarray  # (P, 3) uint8
+def check_options(options: LoadOptions) -> None:
+    """Raise OptionError for a value that makes no sense."""
+    if options.data_factor < 1 or int(options.data_factor) != options.data_factor:
+        raise OptionError(f"data_factor must be a whole number of at least 1, got {options.data_factor}")
+    if options.test_every < 2:
+        raise OptionError(f"test_every must be at least 2 (1 would hold every photo out), got {options.test_every}")
+    if options.long_side is not None and options.long_side < 0:
+        raise OptionError(f"long_side must be at least 1 px, or 0 to keep the photos as they are, got {options.long_side}")
+    if options.background is not None and options.background not in BACKGROUNDS:
+        raise OptionError(f"background must be white or black, got {options.background}")
 
 
-def assemble(model: RawModel, *, long_side: int | None, test_every: int) -> Scene:
-    """Load the photos of `model` and bring everything into the normalised frame (docs/conventions.md)."""
-    if test_every < 2:
-        raise OptionError(f"test_every must be at least 2 (1 would hold every photo out), got {test_every}")
-    if long_side is not None and long_side < 1:
-        raise OptionError(f"long_side must be at least 1 px, got {long_side}")
-    views = sorted(model.views, key=lambda view: view.name)
-    require_two_views(views, model.source)
-    loaded = in_threads(lambda view: load_photo(view.path, view.camera, data_factor=view.data_factor, long_side=long_side), views)
-    photos, Ks, alphas = zip(*loaded)
-    with np.errstate(invalid="ignore"):
-        finite = (np.abs(model.points) < LARGEST).all(1)  # NaN compares false
-    if len(finite) and not finite.any():
+def assemble(model: RawModel, options: LoadOptions) -> Scene:
+    """Load the photos of `model` and bring everything into the normalised frame (docs/conventions.md).
+
+    Raises:
+        SceneError: too little of it can be used, or a mask hides a whole photo.
+    """
+    notes = model.notes
+    views = _split(sorted(model.views, key=lambda view: view.name), options.test_every)  # before any is left out: the field's rule
+    views = _without_faulty(views, notes)
+    require_two_views(views, model.source, notes)
+    background = BACKGROUNDS[options.background] if options.background else 1.0 if model.alpha_is_background else None
+    views, photos = _load(views, options, background, notes)
+    require_two_views(views, model.source, notes)
+    _note_photos(views, photos, background, notes)
+
+    finite = finite_points(model.points)
+    points = model.points if finite.all() else model.points[finite]
+    if len(finite) and not len(points):
         raise SceneError(f"no point of {model.source} is finite: the reconstruction has failed, run it again")
-    notes = []
-    if not finite.all():
-        notes.append(f"left out {int((~finite).sum())} points of {model.source} that are not finite")
-
-    depths, keep = [], []  # of the points seen in each view, in input units; which views see any
-    for i, (view, photo, K) in enumerate(zip(views, photos, Ks)):
-        if view.seen is not None and len(view.seen):
-            depth = _depths(model.points[view.seen][finite[view.seen]], view.camtoworld)
-            overlaps = (depth > 0).any()
-            depths.append(depth[depth > 0])
-        else:  # no tracks, or a photo that was posed by other means
-            depth = _depths_inside(model.points[finite], view.camtoworld, K, photo.shape)
-            overlaps = len(depth) > 0
-            if view.seen is None:
-                depths.append(depth)
-        if overlaps or not len(model.points):
-            keep.append(i)
-        else:
-            notes.append(f"left out photo {view.name}: none of the {len(model.points)} points is in front of it and inside its frame")
-    for note in notes:
-        warnings.warn(note, stacklevel=3)
-    views, photos, Ks = [views[i] for i in keep], [photos[i] for i in keep], [Ks[i] for i in keep]
-    require_two_views(views, model.source)
+    if len(points) < len(finite):
+        notes.say(f"left out {len(finite) - len(points)} points of {model.source} that are not finite")
+    keep, depths = _overlaps(model, points, finite, views, photos, notes)
+    views, photos = [views[i] for i in keep], [photos[i] for i in keep]
+    require_two_views(views, model.source, notes)
 
     poses = np.stack([view.camtoworld for view in views])
-    if not (np.abs(poses) < LARGEST).all():
-        raise SceneError(f"a camera of {model.source} is not at a finite place: the reconstruction has failed, run it again")
-    if finite.any():
-        to_normalised = similarity_from_points(model.points[finite], np.concatenate(depths))
-    else:
-        to_normalised = similarity_from_cameras(poses)
-    held_out = [view.held_out for view in views]
-    if any(flag is None for flag in held_out):
-        train_idx, test_idx = every_nth_split(len(views), test_every)
-    else:
-        train_idx = tuple(i for i, flag in enumerate(held_out) if not flag)
-        test_idx = tuple(i for i, flag in enumerate(held_out) if flag)
-        if not train_idx:
-            raise SceneError(f"{model.source} has no training photo with overlap: its train split is empty")
+    to_normalised = similarity_from_points(points[sample_of(len(points), 1)], depths) if len(points) else similarity_from_cameras(poses)
+    origin = local_origin(to_normalised)
+    if origin is not None:
+        to_normalised = replace(to_normalised, translation=to_normalised.translation + to_normalised.scale * torch.from_numpy(origin))
+        poses[:, :3, 3] -= origin
+        where = ", ".join(f"{value:.10g}" for value in origin)
+        notes.say(f"coordinates are too far from the origin for float32: results are in a local frame; add ({where}) to get the frame of the files")
+    camtoworlds = to_normalised.apply_poses(torch.from_numpy(poses)).float()
+    _note_stray_cameras(camtoworlds, views, notes)
+    train_idx, test_idx = _positions(views, model.source, options.test_every, notes)
+    masks = [photo.mask for photo in photos]
+    white = options.background == "white" or (background == 1.0 and any(photo.has_alpha for photo in photos))
     return Scene(
         name=(model.source if model.source.is_dir() else model.source.parent).resolve().name,
         image_names=tuple(view.name for view in views),
-        images=tuple(torch.from_numpy(np.array(photo)) for photo in photos),  # a copy: PIL's arrays are read-only
-        camtoworlds=to_normalised.apply_poses(torch.from_numpy(poses)).float(),
-        Ks=torch.from_numpy(np.stack(Ks)).float(),
-        points=to_normalised.apply(torch.from_numpy(model.points[finite])).float(),
-        colors=torch.from_numpy(model.colors[finite]),
+        images=tuple(photo.image for photo in photos),
+        camtoworlds=camtoworlds,
+        Ks=torch.from_numpy(np.stack([photo.K for photo in photos])).float(),
+        points=_normalised(points, origin, to_normalised),
+        colors=torch.from_numpy(np.ascontiguousarray(model.colors if len(points) == len(finite) else model.colors[finite])),
         train_idx=train_idx,
         test_idx=test_idx,
         to_normalised=to_normalised,
-        background=torch.full((3,), float(any(alphas))),
-        warnings=tuple(notes),
+        background=torch.full((3,), float(white)),
+        warnings=notes.sentences(),
+        masks=None if all(mask is None for mask in masks) else tuple(_mask_of(photo) for photo in photos),
+        offset=None if origin is None else torch.from_numpy(origin),
     )
 
 
-def require_two_views(views: list[RawView], source: Path) -> None:
-    """Raise SceneError for fewer than two."""
+def require_two_views(views: list[RawView], source: Path, notes: Notes) -> None:
+    """Raise SceneError for fewer than two; it tells what became of the others."""
     if len(views) < 2:
-        raise SceneError(f"{source} has fewer than two usable photos with a pose ({len(views)}), expected at least one to fit and one to hold out")
+        told = "".join(f"; {note}" for note in notes.sentences())
+        expected = "expected at least one to fit and one to hold out"
+        raise SceneError(f"{source} has fewer than two usable photos with a pose ({len(views)}), {expected}{told}")
 
 
-def _depths(points: np.ndarray, camtoworld: np.ndarray) -> np.ndarray:
-    """Depths (P,) of the points along a camera's axis."""
-    return (points - camtoworld[:3, 3]) @ camtoworld[:3, 2]
+def _split(views: list[RawView], test_every: int) -> list[RawView]:
+    """Every view told whether it is held out: by the format, else by its place among the sorted names."""
+    if all(view.held_out is not None for view in views):
+        return views
+    test = set(every_nth_split(len(views), test_every)[1])
+    return [replace(view, held_out=i in test) for i, view in enumerate(views)]
 
 
-def _depths_inside(points: np.ndarray, camtoworld: np.ndarray, K: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Depths of those points (P, 3) that lie in front of a view and inside its frame."""
-    p_cam = (points - camtoworld[:3, 3]) @ camtoworld[:3, :3]
-    p_cam = p_cam[p_cam[:, 2] > 0]
-    xy = (p_cam @ K.T)[:, :2] / p_cam[:, 2:]
-    return p_cam[(xy >= 0).all(1) & (xy[:, 0] <= shape[1]) & (xy[:, 1] <= shape[0]), 2]
+def _without_faulty(views: list[RawView], notes: Notes) -> list[RawView]:
+    for view in views:
+        if view.fault:
+            notes.about(f"left out {{photos}}: {view.fault}", view.name)
+    return [view for view in views if not view.fault]
 
 
-def similarity_from_points(points: np.ndarray, seen_depths: np.ndarray) -> Similarity:
-    """Origin at the median of `points` (P, 3), median of `seen_depths` (all (photo, point) pairs) 1, no rotation."""
-    depth = float(np.median(seen_depths)) if len(seen_depths) else 0.0
-    if not 0 < depth < np.inf:
-        raise SceneError(f"the points have median depth {depth} in the photos that see them, expected more than 0: the reconstruction has failed")
-    return _shift_and_scale(np.median(points, axis=0), 1 / depth)
+def _load(views: list[RawView], options: LoadOptions, background: float | None, notes: Notes) -> tuple[list[RawView], list[LoadedPhoto]]:
+    """The photos, and the views that have one."""
+    if any(view.camera.is_distorted for view in views):
+        import_pycolmap()  # in this thread, which may set signal handlers
+    long_side = options.long_side or None
+    if options.long_side is None and options.data_factor == 1:
+        long_side = DEFAULT_LONG_SIDE
+
+    def load(view: RawView) -> LoadedPhoto | str:
+        try:
+            return load_photo(
+                view.path,
+                view.camera,
+                data_factor=view.data_factor,
+                long_side=long_side,
+                mask=view.mask,
+                alpha_hides=options.masks,
+                background=background,
+            )
+        except UnusablePhoto as error:
+            return str(error)
+
+    loaded = in_threads(load, views)
+    for view, photo in zip(views, loaded):
+        if isinstance(photo, str):
+            notes.about(f"left out {{photos}}: {photo}", view.name)
+    good = [(view, photo) for view, photo in zip(views, loaded) if not isinstance(photo, str)]
+    return [view for view, _ in good], [photo for _, photo in good]
 
 
-def similarity_from_cameras(poses: np.ndarray) -> Similarity:
-    """Without points: what the cameras look at becomes the origin, their median distance to it 1. `poses`: (M, 4, 4) camtoworlds.
+def _note_photos(views: list[RawView], photos: list[LoadedPhoto], background: float | None, notes: Notes) -> None:
+    shrunk = [photo.shrunk_from for photo in photos if photo.shrunk_from]
+    longest = max((max(photo.image.shape[:2]) for photo in photos), default=0)
+    if shrunk and longest == DEFAULT_LONG_SIDE:
+        notes.say(f"shrunk {len(shrunk)} photos of up to {max(shrunk)} px to {longest} px, as 3DGS does: --long-side 0 keeps their size")
+    for view, photo in zip(views, photos):
+        if photo.turned:
+            notes.about("turned {photos} as EXIF says, because only that fits to the camera", view.name)
+        if photo.ambiguous:
+            notes.about("EXIF says that {photos} must be turned by 180 degrees or mirrored: used as stored", view.name)
+    masked = [photo for photo in photos if photo.mask is not None]
+    if masked:
+        hidden = sum(float(1 - photo.mask.float().mean()) for photo in masked) / len(photos)
+        by_alpha = any(photo.has_alpha for photo in masked) and background is None
+        source = "masks and transparent pixels" if by_alpha else "masks"
+        notes.say(
+            f"{source} hide {hidden:.1%} of the pixels: neither fitted nor scored (--no-masks to use them"
+            + (", --background white to paint them)" if by_alpha else ")")
+        )
 
-    Least squares over the optical axes c_i + s d_i: sum_i (I - d_i d_i^T) (x - c_i) = 0.
-    """
-    centres, axes = poses[:, :3, 3], poses[:, :3, 2]
-    across = np.eye(3) - axes[:, :, None] * axes[:, None, :]
-    normal = across.sum(0)
-    origin = centres.mean(0)
-    if np.linalg.cond(normal) < 1e4:  # else the axes are parallel to half a degree, and the point is anywhere along them
-        target = np.linalg.solve(normal, (across @ centres[:, :, None]).sum(0)[:, 0])
-        if np.mean(((target - centres) * axes).sum(1) > 0) > 0.5:  # in front of most cameras
-            origin = target
-    distance = float(np.median(np.linalg.norm(centres - origin, axis=1)))
-    if not distance > 0:
-        raise SceneError("all cameras are at one place and there are no points, so the scene has no scale: add a point cloud (ply_file_path)")
-    return _shift_and_scale(origin, 1 / distance)
+
+def _overlaps(
+    model: RawModel, points: np.ndarray, finite: np.ndarray, views: list[RawView], photos: list[LoadedPhoto], notes: Notes
+) -> tuple[list[int], np.ndarray]:
+    """(positions of the views that see any point, depths of the points seen in each view, in units of the files)."""
+    sample = points[sample_of(len(points), len(views))]
+    keep, depths = [], []
+    for i, (view, photo) in enumerate(zip(views, photos)):
+        size = (photo.image.shape[1], photo.image.shape[0])
+        if view.seen is not None and len(view.seen):
+            depth = depths_of(model.points[view.seen][finite[view.seen]], view.camtoworld)
+            overlaps = bool((depth > 0).any())
+            depths.append(depth[depth > 0])
+        else:  # no tracks, or a photo that was posed by other means
+            depth = depths_inside(sample, view.camtoworld, photo.K, size)
+            if not len(depth) and len(sample) < len(points):
+                depth = first_depths_inside(points, view.camtoworld, photo.K, size)
+            overlaps = len(depth) > 0
+            if view.seen is None:
+                depths.append(depth)
+        if overlaps or not len(finite):
+            keep.append(i)
+        else:
+            notes.about(f"left out {{photos}}: none of the {len(finite)} points is in front of it and inside its frame", view.name)
+    return keep, np.concatenate(depths) if depths else np.zeros(0)
 
 
-def _shift_and_scale(origin: np.ndarray, scale: float) -> Similarity:
-    return Similarity(float(scale), torch.eye(3, dtype=torch.float64), torch.from_numpy(-scale * origin))
+def _note_stray_cameras(camtoworlds: Tensor, views: list[RawView], notes: Notes) -> None:
+    for i in Scene.stray_cameras(camtoworlds[:, :3, 3]).tolist():
+        notes.about("{photos}: its camera is more than ten times as far away as the others; its pose may be wrong", views[i].name)
+
+
+def _positions(views: list[RawView], source: Path, test_every: int, notes: Notes) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """(train_idx, test_idx) of the views that are left."""
+    train = tuple(i for i, view in enumerate(views) if not view.held_out)
+    test = tuple(i for i, view in enumerate(views) if view.held_out)
+    if not train:
+        raise SceneError(f"{source} has no training photo with overlap: its train split is empty")
+    if not test:
+        notes.say("all photos that were to be held out are left out: held out every so-many-th of the others instead")
+        train, test = every_nth_split(len(views), test_every)
+    return train, test
+
+
+def _normalised(points: np.ndarray, origin: np.ndarray | None, to_normalised: Similarity) -> Tensor:
+    """(P, 3) float32; shifted and scaled in float64, part by part."""
+    result = torch.empty(len(points), 3)
+    for first in range(0, len(points), CHUNK):
+        part = points[first : first + CHUNK] if origin is None else points[first : first + CHUNK] - origin
+        result[first : first + CHUNK] = to_normalised.apply(torch.from_numpy(np.ascontiguousarray(part)))
+    return result
+
+
+def _mask_of(photo: LoadedPhoto) -> Tensor:
+    return torch.ones(photo.image.shape[:2], dtype=torch.bool) if photo.mask is None else photo.mask

@@ -10,7 +10,8 @@ from PIL import Image
 from torch import Tensor
 
 from ..errors import OptionError, SceneError
-from ._assemble import similarity_from_points
+from ._masks import shrink_masks
+from ._normalise import similarity_from_points
 from ._photos import in_threads
 from .scene import Scene
 
@@ -26,7 +27,11 @@ def cover_and_crop(scene: Scene, height: int, width: int) -> Scene:
         found = "{1} x {0}".format(*scene.size(small))
         raise SceneError(f"photo {scene.image_names[small]} of {scene.name} has {found} px (height x width), fewer than {height} x {width}")
     adapted = in_threads(lambda i: _adapt(scene.images[i], scene.Ks[i].double(), height, width), list(range(len(scene))))
-    return replace(scene, images=tuple(photo for photo, _ in adapted), Ks=torch.stack([K for _, K in adapted]).float())
+    covered = [_covering(scene.size(i), height, width) for i in range(len(scene))]
+    masks = shrink_masks(scene.masks, [size for size, _, _ in covered])
+    if masks is not None:
+        masks = tuple(mask[top : top + height, left : left + width] for mask, (_, left, top) in zip(masks, covered))
+    return replace(scene, images=tuple(photo for photo, _ in adapted), Ks=torch.stack([K for _, K in adapted]).float(), masks=masks)
 
 
 def resized(scene: Scene, long_side: int) -> Scene:
@@ -44,22 +49,28 @@ def resized(scene: Scene, long_side: int) -> Scene:
         return torch.from_numpy(np.array(Image.fromarray(scene.images[i].numpy()).resize(size, Image.Resampling.HAMMING))), K.float()
 
     images, Ks = zip(*in_threads(shrink, list(range(len(scene)))))
-    return replace(scene, images=images, Ks=torch.stack(Ks))
+    masks = shrink_masks(scene.masks, [(image.shape[1], image.shape[0]) for image in images])
+    return replace(scene, images=images, Ks=torch.stack(Ks), masks=masks)
 
 
 def _adapt(photo: Tensor, K: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
     rows, columns, _ = photo.shape
-    ratio = max(height / rows, width / columns)
-    size = (max(width, round(columns * ratio)), max(height, round(rows * ratio)))
+    size, left, top = _covering((columns, rows), height, width)
     if size != (columns, rows):
         photo = torch.from_numpy(np.array(Image.fromarray(photo.numpy()).resize(size, Image.Resampling.HAMMING)))
-    left, top = (size[0] - width) // 2, (size[1] - height) // 2
     K = K.clone()
     K[0] *= size[0] / columns
     K[1] *= size[1] / rows
     K[0, 2] -= left
     K[1, 2] -= top
     return photo[top : top + height, left : left + width].contiguous(), K
+
+
+def _covering(size: tuple[int, int], height: int, width: int) -> tuple[tuple[int, int], int, int]:
+    """((width, height) of a photo of `size` that just covers the wanted size; what is cropped at the left and at the top)."""
+    ratio = max(height / size[1], width / size[0])
+    shrunk = (max(width, round(size[0] * ratio)), max(height, round(size[1] * ratio)))
+    return shrunk, (shrunk[0] - width) // 2, (shrunk[1] - height) // 2
 
 
 def with_random_points(scene: Scene, count: int, depths: tuple[float, float], *, seed: int = 0) -> Scene:

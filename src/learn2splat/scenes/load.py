@@ -3,49 +3,77 @@
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
 
-from ..errors import OptionError, SceneError
-from ._assemble import assemble
-from ._colmap import find_model, read_colmap
-from ._transforms import find_transforms, read_transforms
+from ..errors import SceneError
+from ._assemble import assemble, check_options
+from ._colmap import read_colmap
+from ._find import find_model, find_transforms, find_transforms_below, no_scene
+from ._notes import Notes
+from ._raw import LoadOptions, RawModel
+from ._transforms import read_transforms
 from .scene import Scene
 
 
-def load_scene(path: str | os.PathLike, *, long_side: int | None = None, data_factor: int = 1, test_every: int = 8) -> Scene:
+def load_scene(
+    path: str | os.PathLike,
+    *,
+    long_side: int | None = None,
+    data_factor: int = 1,
+    test_every: int = 8,
+    masks: bool = True,
+    background: str | None = None,
+    allow_outside: bool = False,
+) -> Scene:
     """Read posed photos into the normalised frame (docs/conventions.md).
 
-    Reads a COLMAP folder (sparse/0, sparse or the folder itself; .bin or .txt; SIMPLE_PINHOLE, PINHOLE, SIMPLE_RADIAL, RADIAL, OPENCV;
-    photos in images/) or transforms.json (NeRF-synthetic, instant-ngp, nerfstudio). A folder with both is read as COLMAP.
+    Reads a COLMAP folder (in sparse/0, sparse, the folder itself or one below; .bin or .txt; SIMPLE_PINHOLE, PINHOLE, SIMPLE_RADIAL, RADIAL, OPENCV,
+    FULL_OPENCV; photos in images/ or beside) or transforms.json (NeRF-synthetic, instant-ngp, nerfstudio). A folder with both is read as COLMAP,
+    unless the model lies deeper than the transforms.json.
 
     Args:
         path: the folder, or a transforms.json.
-        long_side: px, shrink every photo until its longest side is at most this; photos are never enlarged.
+        long_side: px, shrink every photo until its longest side is at most this; photos are never enlarged. 0: leave them as they are.
+            Default: 1600, with a note, unless a `data_factor` is given.
         data_factor: shrink by this factor first, using images_2/, images_4/ ... where they exist.
-        test_every: photo 0 and every `test_every`-th of the sorted names are held out. transforms_{train,test}.json bring their own split.
+        test_every: photo 0 and every `test_every`-th of the sorted names are held out. transforms_{train,test}.json and train_filenames,
+            test_filenames of a transforms.json bring their own split.
+        masks: leave out of the fit and of scores what masks (folder masks/, mask_path) or a transparent photo hide.
+        background: "white" or "black", compose transparent photos on it. Default: white for NeRF-synthetic scenes; others ignore what is transparent.
+        allow_outside: read photos that the model names outside of the scene's folder.
 
     Returns:
-        A `Scene`. Photos that see none of the points are left out (a photo without overlap would only be fitted by floaters in front of
-        it): a UserWarning and `Scene.warnings` name them.
+        A `Scene`. What had to be left out, guessed or mended (a photo that is missing or sees none of the points, a name in another case) is told by
+        a UserWarning for each kind and by `Scene.warnings`.
 
     Raises:
-        SceneError: the model or a photo is missing, damaged, unsupported, or has too little in it to fit.
+        SceneError: the model is missing, damaged or unsupported, or fewer than two of its photos can be used.
         OptionError: an argument makes no sense.
     """
-    if data_factor < 1 or int(data_factor) != data_factor:
-        raise OptionError(f"data_factor must be a whole number of at least 1, got {data_factor}")
+    options = LoadOptions(long_side, data_factor, test_every, masks, background, allow_outside)
+    check_options(options)
     root = Path(path)
     if not root.exists():
         raise SceneError(f"no such folder: {root}. Expected a folder with a COLMAP model or a transforms.json")
-    model = find_model(root) if root.is_dir() else None
-    if model is not None:
-        raw = read_colmap(root, *model, int(data_factor))
-    else:
-        transforms = find_transforms(root)
-        if not transforms:
-            raise SceneError(
-                f"no COLMAP model in {root}: looked for cameras.bin and cameras.txt in sparse/0, sparse and the folder itself, "
-                f"and for transforms.json. Did you pass images/?"
-            )
-        raw = read_transforms(root, transforms, int(data_factor))
-    return assemble(raw, long_side=long_side, test_every=test_every)
+    scene = assemble(_read(root, options), options)
+    for note in scene.warnings:
+        warnings.warn(note, stacklevel=2)
+    return scene
+
+
+def _read(root: Path, options: LoadOptions) -> RawModel:
+    """The first format that is there: COLMAP and transforms.json at their usual places, then either of them deeper."""
+    notes = Notes()
+    if root.is_file():
+        if root.suffix.lower() != ".json":
+            raise no_scene(root)
+        return read_transforms(root, find_transforms(root), options, notes)
+    for deeper in (False, True):
+        model = find_model(root, notes, deeper=deeper)
+        if model is not None:
+            return read_colmap(root, model, options, notes)
+        transforms = find_transforms_below(root) if deeper else find_transforms(root)
+        if transforms:
+            return read_transforms(root, transforms, options, notes)
+    raise no_scene(root)

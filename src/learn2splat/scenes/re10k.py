@@ -19,7 +19,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from ..errors import SceneError
-from ._assemble import similarity_from_cameras
+from ._normalise import similarity_from_cameras
 from ._photos import in_threads
 from .scene import Scene, every_nth_split
 

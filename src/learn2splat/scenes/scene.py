@@ -15,6 +15,8 @@ from torch import Tensor
 
 from .angle import seen_points, view_angle
 
+STRAY = 10  # A camera farther away than so many times the 90 % quantile is none that the extent of a scene may follow.
+
 
 @dataclass(frozen=True, eq=False)
 class Similarity:
@@ -70,8 +72,11 @@ class Scene:
         colors: (P, 3) uint8, sRGB.
         train_idx, test_idx: positions of the photos to fit and of those held out.
         to_normalised: input frame -> normalised frame.
-        background: (3,) float32 in [0, 1], the colour behind everything (white for photos with alpha, else black).
-        warnings: one sentence for each thing that was left out on loading.
+        background: (3,) float32 in [0, 1], the colour behind everything (white for NeRF-synthetic photos with alpha, else black).
+        warnings: one sentence for each kind of thing that was left out, guessed or mended on loading.
+        masks: each (H, W) bool, true where the photo is fitted and scored; None: everywhere.
+        offset: (3,) float64, coordinates of the files = input frame + offset; None: they are the same. Georeferenced scenes have one, because
+            float32 cannot hold their coordinates.
     """
 
     name: str
@@ -86,6 +91,8 @@ class Scene:
     to_normalised: Similarity
     background: Tensor
     warnings: tuple[str, ...] = ()
+    masks: tuple[Tensor, ...] | None = None
+    offset: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -101,9 +108,32 @@ class Scene:
 
     @property
     def scene_scale(self) -> float:
-        """Camera extent in world units: 1.1 x the largest distance of a train camera centre to their mean (3DGS)."""
+        """Camera extent in world units: 1.1 x the largest distance of a train camera centre to their mean (3DGS), stray cameras not counted."""
         centres = self.camtoworlds[list(self.train_idx), :3, 3]
+        stray = set(self.stray_cameras(centres).tolist())
+        centres = centres[[i for i in range(len(centres)) if i not in stray]]
         return 1.1 * float((centres - centres.mean(0)).norm(dim=-1).max())
+
+    @staticmethod
+    def stray_cameras(centres: Tensor) -> Tensor:
+        """Positions of those camera centres (M, 3) that are ten times as far from the middle as nine of ten are: failures of the reconstruction."""
+        distances = (centres - centres.quantile(0.5, dim=0)).norm(dim=-1)
+        usual = distances.sort().values[int(0.9 * (len(distances) - 1))]
+        return (distances > STRAY * usual).nonzero()[:, 0] if usual > 0 else torch.zeros(0, dtype=torch.int64)
+
+    def frame_of(self, offset: Tensor | None, middle: Tensor) -> Similarity:
+        """The way into the normalised frame for coordinates of a file made for this scene.
+
+        Args:
+            offset: (3,) float64, what the file says must be added to its coordinates; None: it says nothing.
+            middle: (3,), of its coordinates. A file that says nothing is in the frame of the files or in the input frame, whichever is nearer.
+        """
+        if offset is None and self.offset is not None and middle.double().norm() < (middle.double() - self.offset).norm():
+            offset = self.offset
+        zero = torch.zeros(3, dtype=torch.float64)
+        shift = (zero if offset is None else offset) - (zero if self.offset is None else self.offset)
+        moved = self.to_normalised.translation + self.to_normalised.scale * (self.to_normalised.rotation @ shift)
+        return Similarity(self.to_normalised.scale, self.to_normalised.rotation, moved)
 
     def view_angle(self, views: Sequence[int]) -> float | None:
         """Degrees between neighbouring ones of `views` (photo indices), as `angle.view_angle` measures them."""

@@ -20,6 +20,7 @@ from ..record import Gaussians
 from .compressed_ply import save_compressed_ply as save_compressed_ply
 from .dot_splat import load_dot_splat, save_dot_splat
 from .ply import load_cloud as load_cloud
+from .ply import load_offset as load_offset
 from .ply import load_ply as load_ply
 from .ply import save_ply as save_ply
 from .sog import META as SOG_META

@@ -25,6 +25,7 @@ _MEANS, _NORMALS, _SH0 = ("x", "y", "z"), ("nx", "ny", "nz"), ("f_dc_0", "f_dc_1
 _SCALES, _QUATS = ("scale_0", "scale_1", "scale_2"), ("rot_0", "rot_1", "rot_2", "rot_3")
 _COLOURS = (("red", "green", "blue"), ("diffuse_red", "diffuse_green", "diffuse_blue"), ("r", "g", "b"))
 _NUM_REST = 45
+_OFFSET = "comment offset"
 _COEFFICIENTS_OF = {0: 0, 9: 3, 24: 8, 45: 15, 72: 24}  # number of f_rest attributes -> coefficients per channel, degrees 0 to 4
 
 
@@ -87,8 +88,11 @@ def load_cloud(path: str | os.PathLike) -> tuple[torch.Tensor, torch.Tensor] | N
     return torch.from_numpy(points[finite]), torch.from_numpy(rgb[finite].clip(0, 1).astype(np.float32))
 
 
-def save_ply(path: str | os.PathLike, gaussians: Gaussians) -> None:
+def save_ply(path: str | os.PathLike, gaussians: Gaussians, *, offset: torch.Tensor | None = None) -> None:
     """Write a 3DGS PLY of SH degree 3. Atomic: whatever happens, `path` holds the old file or the whole new one.
+
+    Args:
+        offset: (3,) float64, to be added to the means for the frame of a georeferenced scene (`Scene.offset`): a comment of the header.
 
     Raises:
         SaveError: disk full, no permission, ...; no partial file stays.
@@ -100,8 +104,22 @@ def save_ply(path: str | os.PathLike, gaussians: Gaussians) -> None:
     rest = g.shN.transpose(1, 2).reshape(len(g), _NUM_REST)  # (N, 15, RGB) -> channel-major
     columns = [g.means, torch.zeros_like(g.means), g.sh0[:, 0], rest, g.logit_opacities[:, None], g.log_scales, g.quats]
     rows = torch.cat(columns, dim=1).numpy().astype("<f4", copy=False)
-    lines = ["ply", "format binary_little_endian 1.0", f"element vertex {len(g)}", *(f"property float {name}" for name in names), "end_header\n"]
+    comments = [] if offset is None else [f"{_OFFSET} " + " ".join(repr(float(value)) for value in offset)]
+    properties = [f"property float {name}" for name in names]
+    lines = ["ply", "format binary_little_endian 1.0", *comments, f"element vertex {len(g)}", *properties, "end_header\n"]
     write_atomically(path, "\n".join(lines).encode(), rows.tobytes())
+
+
+def load_offset(path: str | os.PathLike) -> torch.Tensor | None:
+    """(3,) float64, the offset that `save_ply` wrote into the header; None if there is none."""
+    try:
+        with open(path, "rb") as file:
+            head = file.read(4096).partition(b"end_header")[0].decode("latin-1")
+        words = next((line.split()[2:] for line in head.splitlines() if line.startswith(f"{_OFFSET} ")), [])
+        values = torch.tensor([float(word) for word in words], dtype=torch.float64)
+    except (OSError, ValueError):
+        return None
+    return values if len(values) == 3 and bool(torch.isfinite(values).all()) else None
 
 
 def _vertices(path: Path, tables: dict[str, np.ndarray]) -> np.ndarray:
