@@ -2,8 +2,11 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# The CPU build of torch, unless a torch is there already: plain `pip install torch` fetches gigabytes of CUDA.
+# Unless a torch is there already. On Linux, PyPI's brings gigabytes of CUDA along; the CPU build alone (--index-url must be PyTorch's own):
+#   make setup TORCH="torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu"
 TORCH ?= torch==2.13.0
+# Processes of the test suite. Files stay together, because what they set up for their tests is most of their time.
+JOBS ?= 2
 
 .PHONY: demo test setup lint bench clean
 
@@ -11,7 +14,7 @@ $(VENV)/.ready: pyproject.toml CMakeLists.txt $(wildcard native/*.*pp)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q --upgrade pip
 	$(BIN)/python -c "import torch" 2>/dev/null || $(BIN)/pip install -q $(TORCH)
-	$(BIN)/pip install -q "scikit-build-core>=0.10" "nanobind>=2.4" "cmake>=3.25" ninja
+	$(BIN)/pip install -q "scikit-build-core>=0.11" "nanobind>=2.4,<4" "cmake>=3.25" ninja
 	$(BIN)/pip install -q --no-build-isolation -e ".[dev]"
 	touch $@
 
@@ -21,7 +24,7 @@ demo: setup
 	$(BIN)/learn2splat demo --out out/demo
 
 test: setup lint
-	$(BIN)/python -m pytest -q tests
+	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile tests
 
 lint: setup
 	$(BIN)/ruff check src tests benchmarks examples

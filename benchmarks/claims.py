@@ -4,7 +4,7 @@
     python benchmarks/claims.py --only equal-time --seeds 1        # one part; the others are shown as far as they were measured before
     python benchmarks/claims.py --only views-2 size-512px          # some of the benches of parts that have several
     python benchmarks/claims.py --only none                        # the table of what is stored
-    python benchmarks/claims.py --out benchmarks/results/claims    # goes on with the results that the README shows
+    python benchmarks/pack.py benchmarks/results/claims.jsonl runs/claims    # before that: to go on with the results that the README shows
 
 Scenes: those of role `val` in SOURCES.md, never trained on. Every part is a `bench` of its own (results in --out, so it stops and goes on like one):
 

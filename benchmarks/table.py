@@ -1,10 +1,12 @@
 """Put the results of `learn2splat bench` into the README, between its markers.
 
-    python benchmarks/claims.py --only equal-time --seeds 1 --out benchmarks/results/claims    # adam's time for 1000 steps
-    python benchmarks/table.py benchmarks/results/{claims,bench,all} [--dry]
+    python benchmarks/claims.py --only equal-time --seeds 1 --out runs/claims    # adam's time for 1000 steps
+    python benchmarks/pack.py runs/claims benchmarks/results/claims.jsonl
+    python benchmarks/table.py benchmarks/results/{claims,bench,all}.jsonl [--dry]
 
-Per comparison found in the folders: what it is, PSNR by scene and by step, machine and command. Of the folder of `claims.py` the comparison at equal
-time is shown, and last its own table. The scenes are for development (role `val`); nothing here looks at the ones kept for final claims.
+Per comparison found in the folders or packed files: what it is, PSNR by scene and by step, machine and command. Of the folder of `claims.py` the
+comparison at equal time is shown, and last its own table. The scenes are for development (role `val`); nothing here looks at the ones kept for final
+claims.
 """
 
 from __future__ import annotations
@@ -38,17 +40,17 @@ def _is_equal_time(c: Comparison) -> bool:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folders", type=Path, nargs="+", help="what bench wrote")
+    parser.add_argument("folders", type=Path, nargs="+", help="what bench or pack.py wrote")
     parser.add_argument("--dry", action="store_true", help="print the text, leave README.md as it is")
     args = parser.parse_args()
     parts = [
         section(c)
         for folder in args.folders
         for c in comparisons(read_cells(folder))
-        if c.complete() and len(c.labels) > 1 and (folder.name != CLAIMS_FOLDER or _is_equal_time(c))
+        if c.complete() and len(c.labels) > 1 and (folder.stem != CLAIMS_FOLDER or _is_equal_time(c))
     ]
     parts += [f"**What the packaged weights must show** (`python benchmarks/claims.py`):\n\n{claims.table(folder)}"
-              for folder in args.folders if folder.name == CLAIMS_FOLDER]  # fmt: skip
+              for folder in args.folders if folder.stem == CLAIMS_FOLDER]  # fmt: skip
     text = "\n\n".join(parts)
     print(text)
     if not args.dry:

@@ -1,40 +1,79 @@
 """learn2splat: fit 3D Gaussian Splatting scenes with a learned optimizer, on a CPU or a GPU.
 
 The public names; everything else may change. Layout: docs/architecture.md. Frames, units and names: docs/conventions.md.
+
+Importing the package changes nothing in the program that does (no environment, no signal handlers) and loads nothing: a name is imported when it is
+first used, so that somebody who wants `rasterize` does not wait for what reads scenes.
 """
 
+import sys as _sys
+from importlib import import_module as _import_module
 from importlib.metadata import version as _version
+from types import ModuleType as _ModuleType
+from typing import TYPE_CHECKING as _TYPE_CHECKING
 
-from . import _openmp as _openmp  # first: before torch is loaded
-from .errors import Learn2SplatError as Learn2SplatError
-from .fit import fit as fit
-from .gaussians import Gaussians as Gaussians
-from .losses import photometric_loss as photometric_loss
-from .losses import psnr as psnr
-from .losses import ssim as ssim
-from .optim import Learned as Learned
-from .optim import gsplat_optimizers as gsplat_optimizers
-from .optimizers import make_optimizer as make_optimizer
-from .optimizers import register_optimizer as register_optimizer
-from .render import rasterize as rasterize
-from .scenes import Scene as Scene
-from .scenes import load_scene as load_scene
+if _TYPE_CHECKING:
+    from .errors import Learn2SplatError as Learn2SplatError
+    from .fit import fit as fit
+    from .gaussians import Gaussians as Gaussians
+    from .gaussians import init_from_points as init_from_points
+    from .gaussians import init_random as init_random
+    from .gaussians import load_ply as load_ply
+    from .gaussians import save_ply as save_ply
+    from .gaussians import transform_gaussians as transform_gaussians
+    from .losses import photometric_loss as photometric_loss
+    from .losses import psnr as psnr
+    from .losses import ssim as ssim
+    from .optim import Learned as Learned
+    from .optim import gsplat_optimizers as gsplat_optimizers
+    from .optimizers import UpdateRule as UpdateRule
+    from .optimizers import make_optimizer as make_optimizer
+    from .optimizers import register_optimizer as register_optimizer
+    from .optimizers.weights import load_weights as load_weights
+    from .render import rasterize as rasterize
+    from .render import render_views as render_views
+    from .scenes import Scene as Scene
+    from .scenes import load_scene as load_scene
 
 __version__ = _version("learn2splat")
 
-__all__ = [
-    "Gaussians",
-    "Learn2SplatError",
-    "Learned",
-    "Scene",
-    "__version__",
-    "fit",
-    "gsplat_optimizers",
-    "load_scene",
-    "make_optimizer",
-    "photometric_loss",
-    "psnr",
-    "rasterize",
-    "register_optimizer",
-    "ssim",
-]
+_NAMES = {
+    "errors": ("Learn2SplatError",),
+    "fit": ("fit",),
+    "gaussians": ("Gaussians", "init_from_points", "init_random", "load_ply", "save_ply", "transform_gaussians"),
+    "losses": ("photometric_loss", "psnr", "ssim"),
+    "optim": ("Learned", "gsplat_optimizers"),
+    "optimizers": ("UpdateRule", "make_optimizer", "register_optimizer"),
+    "optimizers.weights": ("load_weights",),
+    "render": ("rasterize", "render_views"),
+    "scenes": ("Scene", "load_scene"),
+}
+_WHERE = {name: module for module, names in _NAMES.items() for name in names}
+__all__ = ["__version__", *_WHERE]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'learn2splat' has no attribute {name!r}")
+    value = getattr(_import_module(f"{__name__}.{_WHERE[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+class _Package(_ModuleType):
+    """`learn2splat.fit` is the function: Python would set it to the folder of that name as soon as anything in there is imported."""
+
+    @property
+    def fit(self):
+        return _import_module("learn2splat.fit").fit
+
+    @fit.setter
+    def fit(self, _folder: object) -> None:
+        pass
+
+
+_sys.modules[__name__].__class__ = _Package

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -30,6 +32,20 @@ def machine() -> dict[str, object]:
         "torch": torch.__version__,
         "learn2splat": __version__,
     }
+
+
+def portable_command(command: Sequence[str]) -> list[str]:
+    """The command without folders of this machine: absolute paths become relative to the working folder, or are cut to their last part."""
+    return [re.sub(r"^(--?[\w-]+=)?(/.*|~.*|[A-Za-z]:[\\/].*)$", lambda match: (match[1] or "") + _portable(match[2]), word) for word in command]
+
+
+def _portable(path: str) -> str:
+    place, colon, factory = path.partition(".py:")  # file.py:factory
+    end = colon + factory
+    try:
+        return Path(place).relative_to(Path.cwd()).as_posix() + end
+    except ValueError:
+        return (re.split(r"[\\/]", place.rstrip("\\/"))[-1] or ".") + end
 
 
 def commit() -> str | None:

@@ -20,7 +20,7 @@ from ..errors import OptionError
 from ..files import file_name, locked
 from ..fit.measure import measured_step_seconds
 from ..gaussians import init_from_points
-from ..machine import commit, machine
+from ..machine import commit, machine, portable_command
 from ..scenes import Scene
 from ..threads import num_threads
 from .lane import Lane, LaneProgress, Start
@@ -119,7 +119,7 @@ def run_group(
         write_once(folder / "photo.png", lambda: png(scene.image(shown)))
         generator = torch.Generator().manual_seed(seed)
         gaussians = init_from_points(scene.points, scene.colors, max_points=protocol.max_points, generator=generator).to(device)
-        about = {"machine": {**machine(), "native_threads": num_threads()}, "commit": _commit(), "command": list(command)}
+        about = {"machine": {**machine(), "native_threads": num_threads()}, "commit": _commit(), "command": portable_command(command)}
         timed = protocol.planned and protocol.budget.seconds is not None
         step_seconds = measured_step_seconds(scene, gaussians) if timed else None
         start = Start(scene, gaussians, seed, protocol, about, shown if seed == 0 else None, step_seconds)

@@ -21,7 +21,7 @@ import math
 import os
 import shutil
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -136,13 +136,23 @@ def read_cell(path: Path) -> Cell | None:
     Raises:
         OptionError: a line is not one of `CellFile.append`, or steps do not increase: it was written by another program or by two at once.
     """
-    header, points, end = None, [], None
-    for number, line in enumerate(path.read_text(errors="replace").splitlines() if path.exists() else (), 1):
+    rows = []
+    for line in path.read_text(errors="replace").splitlines() if path.exists() else ():
         try:
-            row = parse_json(line)
-            kind = row.pop("kind")
-        except (ValueError, KeyError, AttributeError, TypeError):
+            rows.append(parse_json(line))
+        except ValueError:
+            rows.append(None)
+    return cell_of(path, rows)
+
+
+def cell_of(path: Path, rows: Sequence[object]) -> Cell | None:
+    """As `read_cell`, from what stands in the lines."""
+    header, points, end = None, [], None
+    for number, line in enumerate(rows, 1):
+        if not isinstance(line, dict) or not isinstance(line.get("kind"), str):
             continue
+        row = dict(line)
+        kind = row.pop("kind")
         try:
             if kind == "cell":
                 row.setdefault("load", None)  # not in cells of older versions
@@ -194,11 +204,16 @@ def _check(row: object, wanted: dict) -> None:
 
 
 def read_cells(out: Path) -> list[Cell]:
-    """All cells of a folder, in the order of their paths; those that cannot be used are left out, with a warning that names them."""
+    """All cells of a folder (or of a packed file), in the order of their paths; those that cannot be used are left out, with a warning each."""
+    if out.is_file():
+        found = [(out.with_suffix("") / path, rows) for path, rows in read_packed(out).items() if path.endswith(".jsonl")]
+    else:
+        found = [(path, None) for path in sorted(out.glob("*/*/*/seed*.jsonl"))]
     cells = []
-    for path in sorted(out.glob("*/*/*/seed*.jsonl")):
+    for path, rows in found:
         try:
-            if (cell := read_cell(path)) is not None:
+            cell = read_cell(path) if rows is None else cell_of(path, rows)
+            if cell is not None:
                 _check(cell.header, HEADER)
                 cells.append(cell)
         except OptionError as error:
@@ -206,6 +221,19 @@ def read_cells(out: Path) -> list[Cell]:
         except (KeyError, TypeError) as error:
             warnings.warn(f"left out: {path} was written by another version or program ({error!r})", stacklevel=2)
     return cells
+
+
+def read_packed(file: Path) -> dict[str, list[dict]]:
+    """Path in the folder -> what stands in that file, of results that `benchmarks/pack.py` has put into one file.
+
+    Raises:
+        OptionError: it is not such a file.
+    """
+    try:
+        lines = [parse_json(line) for line in file.read_text(encoding="utf-8").splitlines()]
+        return {str(line["path"]): line["rows"] for line in lines}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise OptionError(f"{file} holds no packed results ({error!r}): expected what benchmarks/pack.py writes") from error
 
 
 def write_once(path: Path, content: Callable[[], bytes | str]) -> None:

@@ -5,6 +5,8 @@ Exit codes: 0 done; 2 the user can mend it (one sentence on stderr; the trace wi
 
 from __future__ import annotations
 
+from .. import _openmp as _openmp  # isort: skip  # first: before torch is loaded
+
 import sys
 from collections.abc import Sequence
 from typing import Annotated
@@ -49,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         command: Command = tyro.cli(
             Commands,
             prog="learn2splat",
-            description="Fit 3D Gaussian Splatting scenes with a learned optimizer, on a CPU or a GPU.",
+            description="Fit 3D Gaussian Splatting scenes with a learned optimizer, on a CPU or a GPU. --version: which one this is.",
             args=arguments,
             config=(tyro.conf.FlagCreatePairsOff,),
         )

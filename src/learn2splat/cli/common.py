@@ -18,6 +18,7 @@ import tyro
 from ..errors import BackendError
 from ..files import to_json as to_json
 from ..machine import machine as machine
+from ..machine import portable_command as portable_command
 from ..optimizers.weights import packaged_weights, weights_info
 
 DeviceName = Literal["cpu", "cuda"]

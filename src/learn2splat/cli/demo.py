@@ -19,7 +19,7 @@ from ..losses import psnr
 from ..optimizers import make_optimizer
 from ..optimizers.weights import packaged_weights
 from ..scenes import Scene, make_procedural_scene
-from .common import Command, Interrupted, machine, note, stop_on_signals
+from .common import Command, Interrupted, machine, note, portable_command, stop_on_signals
 from .demo_page import TITLE, DemoRun, render_report
 from .progress import FitProgress
 
@@ -88,7 +88,7 @@ class Demo(Command):
         here = machine()
         untrained = "takes the steps of the hand-made rule nominal: no trained weights are in this package"
         return {
-            "command": " ".join(["learn2splat", *sys.argv[1:]]),
+            "command": " ".join(["learn2splat", *portable_command(sys.argv[1:])]),
             "processor": f"{here['cpu']}, {here['threads']} of {here['cores']} cores",
             "versions": f"learn2splat {here['learn2splat']}, torch {here['torch']}, Python {here['python']}, {here['system']}",
             "scene": f"{scene.name}, seed {self.seed}: {len(scene)} photos, {len(scene.points)} points",

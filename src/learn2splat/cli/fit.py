@@ -34,6 +34,7 @@ from .common import (
     ScenePath,
     machine,
     note,
+    portable_command,
     require_device,
     stop_on_signals,
     to_json,
@@ -208,7 +209,7 @@ class Fit(Command):
         options = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(self).items()}
         config = {
             WRITTEN_BY: saved.WRITER,
-            "command": ["learn2splat", *sys.argv[1:]],
+            "command": ["learn2splat", *portable_command(sys.argv[1:])],
             "options": options,
             "scene": {
                 "name": scene.name,

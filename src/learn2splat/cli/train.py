@@ -18,7 +18,20 @@ from rich.console import Console
 from ..errors import OptionError
 from ..files import WRITTEN_BY, atomic_write, is_ours, locked
 from ..meta import PRESETS, MetaConfig, MetaStep, find_scenes, has_save, is_first_process, remove_saves, train, with_architecture, with_scheme
-from .common import Command, DeviceName, Flag, Interrupted, MaybeFloat, MaybeInt, machine, note, require_device, stop_on_signals, to_json
+from .common import (
+    Command,
+    DeviceName,
+    Flag,
+    Interrupted,
+    MaybeFloat,
+    MaybeInt,
+    machine,
+    note,
+    portable_command,
+    require_device,
+    stop_on_signals,
+    to_json,
+)
 
 CONFIG, WRITER = "config.json", "learn2splat train"
 LEFTOVERS = (".*.partial", "resume/**/.*.partial", "scenes/*/.*.partial")
@@ -144,7 +157,7 @@ class Train(Command):
         self._check()  # again, for now nobody else can write there
         about = {
             WRITTEN_BY: WRITER,
-            "command": ["learn2splat", *sys.argv[1:]],
+            "command": ["learn2splat", *portable_command(sys.argv[1:])],
             "config": asdict(config),
             "data": [str(folder) for folder in data],
             "machine": machine(),
