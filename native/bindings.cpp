@@ -309,12 +309,13 @@ void attend_backward(Array<const float, -1, -1> qkv, Array<const int64_t, -1, -1
     l2s::attend_backward(args, v_mixed.data(), v_qkv.data(), pointer(v_bias));
 }
 
-// neighbours (M, n): rows of `pictures`, -1 from where there are no more; warps (M, n, 12); ranges (M, 2): first inverse depth and step.
-void sweep(std::vector<Array<const float, -1, -1>> pictures, Array<const int32_t, -1, -1> neighbours, Array<const float, -1, -1, 12> warps,
-           Array<const float, -1, 2> ranges, int count, int best, int num_threads, std::vector<Array<float, -1, -1>> inverse_depths, std::vector<Array<float, -1, -1>> scores) {
+// pictures: M photos; neighbours (M, n): rows of them, -1 from where there are no more; warps (M, n, 12); ranges (M, 2): first inverse depth and step.
+std::vector<l2s::SweepView> sweep_views(const std::vector<Array<const float, -1, -1>> &pictures, const Array<const int32_t, -1, -1> &neighbours,
+                                        const Array<const float, -1, -1, 12> &warps, const Array<const float, -1, 2> &ranges, int best,
+                                        const std::vector<Array<float, -1, -1>> &inverse_depths, const std::vector<Array<float, -1, -1>> &scores) {
     const size_t M = pictures.size(), most = neighbours.shape(1);
     check(neighbours.shape(0) == M && warps.shape(0) == M && ranges.shape(0) == M && inverse_depths.size() == M && scores.size() == M, "views");
-    check(most <= l2s::SWEEP_MAX_NEIGHBOURS && warps.shape(1) == most && count > 0 && best > 0, "sweep");
+    check(most <= l2s::SWEEP_MAX_NEIGHBOURS && warps.shape(1) == most && best > 0, "neighbours");
     std::vector<l2s::Picture> all;
     for (const auto &picture : pictures) {
         check(picture.shape(0) > 1 && picture.shape(1) > 1 && picture.size() < (size_t(1) << 31), "pictures");
@@ -324,7 +325,6 @@ void sweep(std::vector<Array<const float, -1, -1>> pictures, Array<const int32_t
     for (size_t i = 0; i < M; ++i) {
         l2s::SweepView &view = views[i];
         view.photo = all[i];
-        for (const auto &out : {inverse_depths[i], scores[i]}) check(out.shape(0) == size_t(view.photo.height) && out.shape(1) == size_t(view.photo.width), "outputs");
         for (view.num_neighbours = 0; view.num_neighbours < int(most) && neighbours(i, size_t(view.num_neighbours)) >= 0; ++view.num_neighbours) {
             const size_t n = size_t(view.num_neighbours), other = size_t(neighbours(i, n));
             check(other < M, "neighbours");
@@ -332,11 +332,27 @@ void sweep(std::vector<Array<const float, -1, -1>> pictures, Array<const int32_t
             for (size_t k = 0; k < 12; ++k) view.warps[n][k] = warps(i, n, k);
         }
         view.best = best < view.num_neighbours ? best : view.num_neighbours;
-        view.first = ranges(i, 0), view.step = ranges(i, 1);
+        view.height = int64_t(scores[i].shape(0)), view.width = int64_t(scores[i].shape(1));
+        check(inverse_depths[i].shape(0) == scores[i].shape(0) && inverse_depths[i].shape(1) == scores[i].shape(1), "maps");
         view.inverse_depth = inverse_depths[i].data(), view.score = scores[i].data();
+        view.first = ranges(i, 0), view.step = ranges(i, 1);
     }
+    return views;
+}
+
+void sweep(std::vector<Array<const float, -1, -1>> pictures, Array<const int32_t, -1, -1> neighbours, Array<const float, -1, -1, 12> warps,
+           Array<const float, -1, 2> ranges, int best, std::vector<Array<float, -1, -1>> inverse_depths, std::vector<Array<float, -1, -1>> scores, int count, int num_threads) {
+    const auto views = sweep_views(pictures, neighbours, warps, ranges, best, inverse_depths, scores);
+    for (const l2s::SweepView &view : views) check(view.height == view.photo.height && view.width == view.photo.width && count > 0, "maps");
     nb::gil_scoped_release unlocked;
-    l2s::sweep(views.data(), int64_t(M), count, num_threads);
+    l2s::sweep(views.data(), int64_t(views.size()), count, num_threads);
+}
+
+void refine(std::vector<Array<const float, -1, -1>> pictures, Array<const int32_t, -1, -1> neighbours, Array<const float, -1, -1, 12> warps,
+            Array<const float, -1, 2> ranges, int best, std::vector<Array<float, -1, -1>> inverse_depths, std::vector<Array<float, -1, -1>> scores, int num_threads) {
+    const auto views = sweep_views(pictures, neighbours, warps, ranges, best, inverse_depths, scores);
+    nb::gil_scoped_release unlocked;
+    l2s::refine(views.data(), int64_t(views.size()), num_threads);
 }
 
 template <class T> void knn(Array<const T, -1, 3> points, int num_threads, Array<int64_t, -1, -1> indices, Array<T, -1, -1> distances) {
@@ -375,6 +391,7 @@ NB_MODULE(_native, m) {
     m.def("attend", &attend);
     m.def("attend_backward", &attend_backward);
     m.def("sweep", &sweep);
+    m.def("refine", &refine);
     m.attr("SWEEP_MAX_NEIGHBOURS") = l2s::SWEEP_MAX_NEIGHBOURS;
     m.attr("PROJECT_CHUNK") = l2s::PROJECT_CHUNK;
     m.attr("MAX_WIDTH") = l2s::MAX_WIDTH;

@@ -2,9 +2,7 @@
 //
 // For each depth the rows are walked from top to bottom. A row of every neighbour is warped, its products are summed over 5 columns into a ring of 5
 // rows, and the sums of the ring give the correlations of the row in its middle, from which scores and the running best are made in registers.
-#include "sweep.hpp"
-
-#include "simd.hpp"
+#include "warp.hpp"
 
 namespace l2s {
 namespace L2S_ISA {
@@ -12,26 +10,6 @@ namespace {
 
 constexpr int R = int(SWEEP_RADIUS), TAPS = 2 * R + 1;
 constexpr int64_t MARGIN = 16;  // zeros before and after each row of scratch: windows reach R beyond it, vectors up to LANES <= 16
-constexpr float NONE = -1;      // score of what cannot be compared
-constexpr float FLOOR = float(SWEEP_VARIANCE_FLOOR);
-
-L2S_INLINE vec_f gather(const float *p, mask_f at) {
-#if defined(L2S_AVX512)
-    return (vec_f)_mm512_i32gather_ps((__m512i)at, p, 4);
-#elif defined(__AVX2__)
-    return (vec_f)_mm256_i32gather_ps(p, (__m256i)at, 4);
-#else
-    vec_f v;
-    for (int i = 0; i < LANES<float>; ++i) v[i] = p[at[i]];
-    return v;
-#endif
-}
-
-L2S_INLINE vec_f lane_numbers() {
-    vec_f v;
-    for (int i = 0; i < LANES<float>; ++i) v[i] = float(i);
-    return v;
-}
 
 int64_t padded(int64_t width) { return (width + 15) / 16 * 16; }  // to whole vectors of any instruction set
 int64_t row_stride(int64_t width) { return padded(width) + 2 * MARGIN; }
@@ -42,23 +20,12 @@ enum Moment { SUM, SQUARES, PRODUCTS, MOMENTS };
 // Values of `picture` seen from row `y` of the photo at inverse depth rho; NaN outside of the picture, 0 right of the photo.
 void warp_row(const Picture &picture, const float *warp, float rho, float y, int64_t width, float *values) {
     const float x0 = warp[1] * y + warp[2] + rho * warp[9], y0 = warp[4] * y + warp[5] + rho * warp[10], z0 = warp[7] * y + warp[8] + rho * warp[11];
-    const float right = float(picture.width - 1), bottom = float(picture.height - 1);
-    const int32_t last_column = int32_t(picture.width - 2), last_row = int32_t(picture.height - 2), stride = int32_t(picture.width);
-    const float *p = picture.pixels;
     const vec_f zero = {}, nan = zero / zero, lanes = lane_numbers() + 0.5f;
     for (int64_t j = 0; j < width; j += LANES<float>) {
         const vec_f x = lanes + float(j), inverse = 1.0f / (warp[6] * x + z0);
-        const vec_f u = (warp[0] * x + x0) * inverse - 0.5f, v = (warp[3] * x + y0) * inverse - 0.5f;
-        const mask_f inside = (inverse > zero) & (u >= zero) & (v >= zero) & (u <= right) & (v <= bottom);
-        const vec_f us = select(inside, u, zero), vs = select(inside, v, zero);
-        mask_f column = __builtin_convertvector(us, mask_f), row = __builtin_convertvector(vs, mask_f);
-        column = column > last_column ? last_column - mask_f{} : column;
-        row = row > last_row ? last_row - mask_f{} : row;
-        const vec_f a = us - __builtin_convertvector(column, vec_f), b = vs - __builtin_convertvector(row, vec_f);
-        const mask_f at = row * stride + column;
-        const vec_f p00 = gather(p, at), p01 = gather(p + 1, at), p10 = gather(p + stride, at), p11 = gather(p + stride + 1, at);
-        const vec_f top = p00 + a * (p01 - p00), low = p10 + a * (p11 - p10);
-        store<float>(values + j, select(inside, top + b * (low - top), nan));
+        mask_f inside = inverse > zero;
+        const vec_f value = sample(picture, (warp[0] * x + x0) * inverse, (warp[3] * x + y0) * inverse, inside);
+        store<float>(values + j, select(inside, value, nan));
     }
     for (int64_t j = width; j < padded(width); ++j) values[j] = 0;
 }
@@ -116,9 +83,9 @@ struct Band {
                     }
                 const vec_f share = inverse_rows(y) * load(inverse_columns + j), m = sum * share, variance = vmax(squares * share - m * m, vec_f{});
                 store<float>(mean + y * stride + j, m);
-                store<float>(inverse_deviation + y * stride + j, 1.0f / vsqrt(variance + FLOOR));
+                store<float>(inverse_deviation + y * stride + j, 1.0f / vsqrt(variance + VARIANCE_FLOOR));
             }
-            for (int64_t j = 0; j < padded(width); ++j) best[y * stride + j] = previous[y * stride + j] = before[y * stride + j] = after[y * stride + j] = NONE;
+            for (int64_t j = 0; j < padded(width); ++j) best[y * stride + j] = previous[y * stride + j] = before[y * stride + j] = after[y * stride + j] = NO_SCORE;
         }
     }
 
@@ -132,29 +99,22 @@ struct Band {
 
     // Mean correlation of the best neighbours at the vector at column j of row y, which is in the middle of the ring.
     vec_f score(int64_t y, int64_t j, vec_f share) const {
-        const vec_f none = splat<float>(NONE), own_mean = load(mean + y * stride + j), deviation = load(inverse_deviation + y * stride + j);
-        vec_f top[SWEEP_MAX_NEIGHBOURS];
-        for (int i = 0; i < view.best; ++i) top[i] = none;
+        const vec_f none = splat<float>(NO_SCORE), own_mean = load(mean + y * stride + j), deviation = load(inverse_deviation + y * stride + j);
+        Best highest(view.best);
         for (int n = 0; n < view.num_neighbours; ++n) {
             vec_f sums[MOMENTS] = {};
             for (int t = 0; t < TAPS; ++t)
                 for (int m = 0; m < MOMENTS; ++m) sums[m] += load(moments(n, t) + m * stride + j);
             const vec_f other = sums[SUM] * share, variance = vmax(sums[SQUARES] * share - other * other, vec_f{});
-            const vec_f correlation = (sums[PRODUCTS] * share - other * own_mean) * deviation / vsqrt(variance + FLOOR);
-            vec_f candidate = select(correlation > none, correlation, none);  // also where it is NaN: the window leaves the neighbour
-            for (int i = 0; i < view.best; ++i) {
-                const vec_f larger = vmax(top[i], candidate);
-                candidate = vmin(top[i], candidate), top[i] = larger;
-            }
+            const vec_f correlation = (sums[PRODUCTS] * share - other * own_mean) * deviation / vsqrt(variance + VARIANCE_FLOOR);
+            highest.offer(select(correlation > none, correlation, none));  // also where it is NaN: the window leaves the neighbour
         }
-        vec_f sum = top[0];
-        for (int i = 1; i < view.best; ++i) sum += top[i];
-        return sum * (1.0f / float(view.best));
+        return highest.mean();
     }
 
     // The best depth so far of row y, after the k-th; `before` and `after` are the scores of the depths beside the best one.
     void keep_best(int64_t y, int k) const {
-        const vec_f none = splat<float>(NONE), share_rows = splat<float>(inverse_rows(y));
+        const vec_f none = splat<float>(NO_SCORE), share_rows = splat<float>(inverse_rows(y));
         for (int64_t j = 0; j < width; j += LANES<float>) {
             const int64_t at = y * stride + j;
             const vec_f now = score(y, j, share_rows * load(inverse_columns + j));
@@ -172,11 +132,9 @@ struct Band {
         for (int64_t y = 0; y < rows; ++y)
             for (int64_t j = 0; j < width; ++j) {
                 const int64_t at = y * stride + j, out = (begin + y) * width + j;
-                const float curvature = before[at] - 2 * best[at] + after[at];
-                const bool peak = before[at] > NONE && after[at] > NONE && curvature < 0;  // not so at the ends of the range
-                const float offset = peak ? 0.5f * (before[at] - after[at]) / curvature : 0.0f;
+                const float offset = peak_offset(before[at], best[at], after[at]);  // 0 at the ends of the range
                 view.score[out] = best[at];
-                view.inverse_depth[out] = best[at] > NONE ? view.first + (best_at[at] + offset) * view.step : __builtin_nanf("");
+                view.inverse_depth[out] = best[at] > NO_SCORE ? view.first + (best_at[at] + offset) * view.step : __builtin_nanf("");
             }
     }
 };
@@ -184,7 +142,7 @@ struct Band {
 void band(const SweepView &view, int count, int64_t row_begin, int64_t row_end, float *scratch) {
     const int64_t width = view.photo.width;
     if (view.num_neighbours == 0) {
-        for (int64_t at = row_begin * width; at < row_end * width; ++at) view.score[at] = NONE, view.inverse_depth[at] = __builtin_nanf("");
+        for (int64_t at = row_begin * width; at < row_end * width; ++at) view.score[at] = NO_SCORE, view.inverse_depth[at] = __builtin_nanf("");
         return;
     }
     Band band{view, row_begin, row_end - row_begin, width, row_stride(width), scratch};

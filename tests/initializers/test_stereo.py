@@ -1,4 +1,4 @@
-"""The plane sweep against a float64 reference of the same definition, against exact depths of procedural scenes, and what must not change it."""
+"""The sweep and its refinement against float64 references of the same definition and exact depths of procedural scenes; and what must not matter."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def reference_scores(photo, others, warps, inverse_depths, best):
 
 def swept(pictures, neighbours, warps, ranges, count, best, threads=1):
     outputs = [[np.empty(picture.shape, np.float32) for picture in pictures] for _ in range(2)]
-    _native.sweep(pictures, neighbours, warps, ranges, count, best, threads, *outputs)
+    _native.sweep(pictures, neighbours, warps, ranges, best, *outputs, count, threads)
     return outputs
 
 
@@ -102,16 +102,88 @@ def test_sweep_equals_loops_over_its_definition(best):
     assert compared > 300
 
 
-def swept_for_lower():
-    inverse_depths, scores = swept(*random_case(), 6, 2)
-    named = [(f"inverse{i}", array) for i, array in enumerate(inverse_depths)] + [(f"score{i}", array) for i, array in enumerate(scores)]
-    return {name: torch.from_numpy(array) for name, array in named}
+def refined_case():
+    """The pictures of `random_case`, smooth maps of about half their size to start from, and what `refine` makes of these."""
+    pictures, neighbours, warps, ranges = random_case()
+    rng = np.random.default_rng(1)
+    maps = []
+    for (first, step), (height, width) in zip(ranges, ((8, 11), (10, 9), (8, 11))):
+        y, x = np.mgrid[:height, :width]
+        rho = first + step * (2.5 + 0.2 * np.sin(x / 2) + 0.3 * y + 0.4 * (x > 5) + 0.1 * rng.standard_normal((height, width)))
+        rho[rng.random((height, width)) < 0.05] = np.nan
+        maps.append(rho.astype(np.float32))
+    inverse_depths, scores = [rho.copy() for rho in maps], [np.full(rho.shape, -1, np.float32) for rho in maps]
+    _native.refine(pictures, neighbours, warps, ranges, 2, inverse_depths, scores, 1)
+    return pictures, neighbours, warps, ranges, maps, inverse_depths, scores
+
+
+def reference_slopes(rho, row, column, step):
+    """Least squares, with a ridge of 1, of the rises to the 5x5 pixels around that are no steeper than a step per pixel."""
+    rows, rises = [], []
+    for dy in range(-2, 3):
+        for dx in range(-2, 3):
+            y, x = row + dy, column + dx
+            if 0 <= y < rho.shape[0] and 0 <= x < rho.shape[1] and abs(rho[y, x] - rho[row, column]) <= step * (0.5 + max(abs(dx), abs(dy))):
+                rows.append([dx, dy])
+                rises.append(rho[y, x] - rho[row, column])
+    A, b = np.array(rows, np.float64), np.array(rises, np.float64)
+    return np.linalg.solve(A.T @ A + np.eye(2), A.T @ b)
+
+
+def reference_refined(photo, others, warps, rho, row, column, step):
+    """(5,) float64 scores of one pixel of the map by the definition in native/sweep.hpp."""
+    columns, rows = photo.shape[1] / rho.shape[1], photo.shape[0] / rho.shape[0]
+    slopes = reference_slopes(rho.astype(np.float64), row, column, float(step)) / [columns, rows]
+    x, y = (column + 0.5) * columns, (row + 0.5) * rows
+    offsets = [(dx, dy) for dy in range(-2, 3) for dx in range(-2, 3)]
+    own = np.array([sample(photo.astype(np.float64), x + dx - 0.5, y + dy - 0.5) for dx, dy in offsets])
+    scores = np.full((5, len(others)), -1.0)
+    for t in range(5):
+        for n, (other, warp) in enumerate(zip(others, warps.astype(np.float64))):
+            values = []
+            for dx, dy in offsets:
+                at = rho[row, column] + (t - 2) * 0.6 * float(step) + slopes @ [dx, dy]
+                p = warp[:9].reshape(3, 3) @ [x + dx, y + dy, 1] + at * warp[9:]
+                values.append(sample(other.astype(np.float64), p[0] / p[2] - 0.5, p[1] / p[2] - 0.5) if p[2] > 0 else np.nan)
+            if np.isfinite([*own, *values]).all():
+                covariance = (own * values).mean() - own.mean() * np.mean(values)
+                scores[t, n] = covariance / np.sqrt((own.var() + FLOOR) * (np.var(values) + FLOOR))
+    return np.sort(scores, 1)[:, ::-1][:, :2].mean(1)
+
+
+def test_refinement_equals_loops_over_its_definition():
+    pictures, neighbours, warps, ranges, maps, inverse_depths, scores = refined_case()
+    right, compared = 0, 0
+    for i, rho in enumerate(maps):
+        chosen = [n for n in neighbours[i] if n >= 0]
+        step = ranges[i, 1]
+        for row, column in np.argwhere(np.isfinite(rho)):
+            expected = reference_refined(pictures[i], [pictures[n] for n in chosen], warps[i], rho, row, column, step)
+            if expected.max() <= -1:
+                right += scores[i][row, column] == -1 and inverse_depths[i][row, column] == rho[row, column]  # keeps what it had
+            else:
+                at = int(expected.argmax())
+                before, middle, after = expected[at - 1] if at else -1, expected[at], expected[at + 1] if at < 4 else -1
+                offset = 0.5 * (before - after) / (before - 2 * middle + after) if min(before, after) > -1 else 0
+                there = rho[row, column] + (at - 2 + offset) * 0.6 * step
+                right += abs(scores[i][row, column] - middle) < 2e-4 and abs(inverse_depths[i][row, column] - there) < 0.01 * step
+            compared += 1
+        assert np.isnan(inverse_depths[i][np.isnan(rho)]).all()
+    # A place that rounding moves across the border of a picture, and two tries that are equally good, may go either way.
+    assert compared > 200 and right > 0.98 * compared
+    assert sum((score > -1).sum() for score in scores) > 60
+
+
+def made_for_lower():
+    made = {"swept": swept(*random_case(), 6, 2), "refined": refined_case()[-2:]}
+    arrays = {f"{name}{kind}{i}": outputs[kind][i] for name, outputs in made.items() for kind in range(2) for i in range(3)}
+    return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
 @pytest.mark.parametrize("isa", LOWER)
 def test_instruction_sets_agree(isa, tmp_path):
-    there = results_of_lower(isa, "test_stereo", "swept_for_lower", tmp_path)
-    for name, here in swept_for_lower().items():
+    there = results_of_lower(isa, "test_stereo", "made_for_lower", tmp_path)
+    for name, here in made_for_lower().items():
         assert torch.isclose(here, there[name], rtol=1e-3, atol=1e-4, equal_nan=True).double().mean() > 0.99, name
 
 
@@ -135,7 +207,7 @@ def test_confirmed_depths_are_right(known):
     scene, exact = known
     errors, share = relative_errors(depth_maps(scene, scene.train_idx), exact)
     assert share > 0.5
-    assert errors.median() < 0.015 and (errors < 0.05).float().mean() > 0.75
+    assert errors.median() < 0.012 and (errors < 0.05).float().mean() > 0.75
 
 
 def test_without_points_the_cameras_give_the_range(known):
@@ -160,19 +232,19 @@ def test_the_unit_of_length_does_not_matter(scale, with_points):
         if scale == 1 / 1024:  # every number is rounded alike
             assert torch.equal((a * scale).nan_to_num(), b.nan_to_num()) and torch.equal(x, y)
         assert (x == y).float().mean() > 0.999
-        assert torch.isclose(a * scale, b, rtol=1e-3)[x & y].float().mean() > 0.999
+        assert torch.isclose(a * scale, b, rtol=1e-3)[x & y].float().mean() > 0.995
 
 
 def test_photos_of_any_size_and_orientation_work_together():
-    scene, exact = make_procedural_scene(2, layout="orbit", num_views=30, width=128, height=96, num_points=500, return_depth=True)
+    scene, exact = make_procedural_scene(2, layout="orbit", num_views=24, width=128, height=96, num_points=500, return_depth=True)
     plain = depth_maps(scene, scene.train_idx, long_side=96)
     images, Ks, camtoworlds = list(scene.images), scene.Ks.clone(), scene.camtoworlds.clone()
-    for i in range(1, 30, 3):  # every third photo turned by 90 degrees: x' = height - y, y' = x
+    for i in range(1, 24, 3):  # every third photo turned by 90 degrees: x' = height - y, y' = x
         K = Ks[i].clone()
         images[i] = images[i].rot90(-1, (0, 1)).contiguous()
         Ks[i] = torch.tensor([[K[1, 1], 0, 96 - K[1, 2]], [0, K[0, 0], K[0, 2]], [0, 0, 1]])
         camtoworlds[i, :3, 0], camtoworlds[i, :3, 1] = -scene.camtoworlds[i, :3, 1], scene.camtoworlds[i, :3, 0]
-    for i in range(2, 30, 3):  # and every third cropped
+    for i in range(2, 24, 3):  # and every third cropped
         images[i] = images[i][8:, 20:].contiguous()
         Ks[i, 0, 2] -= 20
         Ks[i, 1, 2] -= 8
@@ -243,7 +315,7 @@ def test_neighbours_have_parallax_and_overlap():
 
 
 @pytest.mark.parametrize(
-    "options", [{"long_side": 4}, {"num_depths": 1}, {"best": 0}, {"best": 5}, {"num_neighbours": 9}, {"idx": [0, 0]}, {"idx": [99]}, {"idx": [-1]}]
+    "options", [{"long_side": 4}, {"num_depths": 1}, {"best": 0}, {"best": 7}, {"num_neighbours": 9}, {"idx": [0, 0]}, {"idx": [99]}, {"idx": [-1]}]
 )
 def test_mistakes_are_named(options):
     scene = make_procedural_scene(4, num_views=6, width=64, height=48, num_points=300)

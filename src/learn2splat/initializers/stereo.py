@@ -1,4 +1,5 @@
-"""Depth maps of photos by a multi-view plane sweep (native/sweep.hpp), which of their pixels a second photo confirms, and a start from these."""
+"""Depth maps of photos by a multi-view plane sweep and its refinement (native/sweep.hpp), which of their pixels a second photo confirms, and a start
+from these."""
 
 from __future__ import annotations
 
@@ -17,6 +18,7 @@ from ..threads import num_threads
 from ._neighbours import surroundings
 
 SMALLEST_SIDE = 5  # px: one window
+REFINED_BY = 2  # The depths of a map are refined with photos of so many times its size.
 INIT_LONG_SIDE, INIT_DEPTHS = 256, 96  # Of `stereo_init`.
 PATCH = 4  # px
 MAX_POINTS = 20_000
@@ -54,19 +56,21 @@ def depth_maps(
     *,
     long_side: int = 128,
     num_depths: int = 64,
-    num_neighbours: int = 4,
+    num_neighbours: int = 6,
     best: int = 2,
     min_score: float = 0.5,
     agree: float = 0.03,
 ) -> DepthMaps:
     """The depth of every pixel of the photos `idx`, which are compared with each other and with no other photo.
 
+    Photos shrunk to `long_side` are swept, then the depths are refined with photos twice that size.
+
     The range of depths follows from the points that a photo sees, or from the other cameras where it sees hardly any; nothing depends on the unit
     of length. Results do not depend on the number of threads.
 
     Args:
         idx: positions in the scene, all different; those of one photo alone have no depth.
-        long_side: px; photos are shrunk to it, never enlarged.
+        long_side: px, of the maps; photos are shrunk, never enlarged.
         num_depths: compared, evenly spaced in inverse depth.
         num_neighbours: photos that each one is compared with, at most 8.
         best: a depth is as good as the mean of its best so many neighbours: occlusion hides a point from some.
@@ -80,16 +84,17 @@ def depth_maps(
 
     idx = tuple(idx)
     _check(scene, idx, long_side, num_depths, num_neighbours, best)
-    colors, Ks = _shrunk(scene, idx, long_side)
-    photos = [photo.mean(2, dtype=np.float32) / np.float32(255) for photo in colors]
     viewmats = scene.viewmats[list(idx)].double()
+    photos, Ks = _grey(scene, idx, long_side)
     sizes = torch.tensor([photo.shape[::-1] for photo in photos], dtype=torch.float64).view(-1, 2)
     around = surroundings(viewmats, Ks, sizes, scene.points, num_neighbours)
     first, last = 1 / around.far, 1 / around.near
-    ranges = torch.stack([first, (last - first) / (num_depths - 1)], 1).float()
+    ranges = torch.stack([first, (last - first) / (num_depths - 1)], 1).float().numpy()
     inverse_depths, scores = ([np.empty(photo.shape, np.float32) for photo in photos] for _ in range(2))
-    warps = _warps(viewmats, Ks, around.neighbours)
-    _native.sweep(photos, around.neighbours.numpy(), warps.numpy(), ranges.numpy(), num_depths, best, num_threads(), inverse_depths, scores)
+    neighbours = around.neighbours.numpy()
+    _native.sweep(photos, neighbours, _warps(viewmats, Ks, around.neighbours), ranges, best, inverse_depths, scores, num_depths, num_threads())
+    photos, fine_Ks = _grey(scene, idx, REFINED_BY * long_side)
+    _native.refine(photos, neighbours, _warps(viewmats, fine_Ks, around.neighbours), ranges, best, inverse_depths, scores, num_threads())
     found = [(1 / torch.from_numpy(inverse), torch.from_numpy(score)) for inverse, score in zip(inverse_depths, scores)]
     good = [(torch.where(score > min_score, depth, torch.nan), K.float()) for (depth, score), K in zip(found, Ks)]
     confirmed = []
@@ -158,13 +163,19 @@ def _shrunk(scene: Scene, idx: Sequence[int], long_side: int) -> tuple[list[np.n
     return photos, Ks
 
 
-def _warps(viewmats: Tensor, Ks: Tensor, neighbours: Tensor) -> Tensor:
+def _grey(scene: Scene, idx: Sequence[int], long_side: int) -> tuple[list[np.ndarray], Tensor]:
+    """As `_shrunk`, photos (h, w) float32 in [0, 1]."""
+    photos, Ks = _shrunk(scene, idx, long_side)
+    return [photo.mean(2, dtype=np.float32) / np.float32(255) for photo in photos], Ks
+
+
+def _warps(viewmats: Tensor, Ks: Tensor, neighbours: Tensor) -> np.ndarray:
     """(M, n, 12) float32: A and b of native/sweep.hpp."""
     other = neighbours.clamp_min(0).long()
     relative = viewmats[other] @ torch.linalg.inv(viewmats)[:, None]
     A = Ks[other] @ relative[..., :3, :3] @ torch.linalg.inv(Ks)[:, None]
     b = Ks[other] @ relative[..., :3, 3:]
-    return torch.cat([A.flatten(2), b.flatten(2)], 2).float().contiguous()
+    return torch.cat([A.flatten(2), b.flatten(2)], 2).float().contiguous().numpy()
 
 
 def _in_camera(depth: Tensor, K: Tensor) -> Tensor:
