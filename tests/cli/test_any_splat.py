@@ -126,7 +126,7 @@ def test_cameras_of_a_binary_model(scene_folder, tmp_path):
     whole = (tmp_path / "images.bin").read_bytes()
     for length in (0, 1, 30, 75, len(whole) // 2):
         (tmp_path / "images.bin").write_bytes(whole[:length])
-        with pytest.raises(SceneError, match="damaged"):
+        with pytest.raises(SceneError, match="truncated or not a COLMAP file"):
             read_shots(tmp_path)
 
 

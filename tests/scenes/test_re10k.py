@@ -80,3 +80,46 @@ def test_no_chunks(tmp_path):
         find_chunks(tmp_path)
     with pytest.raises(SceneError, match="no chunk at"):
         load_re10k(tmp_path / "no.torch", "aaa")
+
+
+def test_cameras_that_are_none(tmp_path):
+    """Mirrored, of an infinite focal length, scaled, quantised: one sentence that says which photo."""
+    changes = {
+        "must be rotations": lambda cameras: cameras[1].__setitem__(
+            [6, 7, 8, 10, 11, 12, 14, 15, 16], -cameras[1, [6, 7, 8, 10, 11, 12, 14, 15, 16]]
+        ),
+        "photo 1 of scene aaa .* has a camera with a number of": lambda cameras: cameras[1].__setitem__(0, 3e38),
+        "photo 2 of scene aaa .* has a camera with focal lengths": lambda cameras: cameras[2].__setitem__(1, 0.0),
+        "photo 0 of scene aaa .* has a pose .* units away": lambda cameras: cameras[0].__setitem__(9, 1e30),
+    }
+    for match, change in changes.items():
+        scene = entry("aaa", views=3)
+        change(scene["cameras"])
+        torch.save([scene], tmp_path / "c.torch")
+        with pytest.raises(SceneError, match=match):
+            load_re10k(tmp_path / "c.torch", "aaa")
+    scene = entry("aaa", views=3)
+    scene["cameras"] = scene["cameras"].to_sparse()
+    torch.save([scene], tmp_path / "c.torch")
+    with pytest.raises(SceneError, match=r"finite numbers of shape \(n, 18\)"):
+        load_re10k(tmp_path / "c.torch", "aaa")
+
+
+def test_cut_pickles_and_odd_indices(tmp_path):
+    import zipfile
+
+    torch.save([entry("aaa", views=3)], tmp_path / "ok.torch")
+    whole = zipfile.ZipFile(tmp_path / "ok.torch")
+    pickled = next(name for name in whole.namelist() if name.endswith("data.pkl"))
+    for keep in range(0, len(whole.read(pickled)), 9):
+        with zipfile.ZipFile(tmp_path / "cut.torch", "w") as cut:
+            for name in whole.namelist():
+                cut.writestr(name, whole.read(name)[:keep] if name == pickled else whole.read(name))
+        with pytest.raises(SceneError, match=r"download it again|is no chunk of scenes"):
+            load_re10k(tmp_path / "cut.torch", "aaa")
+    (tmp_path / "index.json").write_text("[" * 100_000)
+    with pytest.raises(SceneError, match=r"not a readable index of chunks .*nested too deeply.*delete it"):
+        find_chunks(tmp_path)
+    (tmp_path / "index.json").write_text('{"aaa": "' + "a" * 5000 + '"}')
+    with pytest.raises(SceneError, match="no chunk at"):
+        load_re10k(find_chunks(tmp_path)["aaa"], "aaa")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from .. import _openmp as _openmp  # isort: skip  # first: before torch is loaded
 
+import io
 import sys
 from collections.abc import Sequence
 from typing import Annotated
@@ -43,6 +44,9 @@ STOPPED = 130  # As shells have it.
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand; `argv` without the program name (default: the process's). Returns the exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a name that the terminal has no letters for must not end a run
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments == ["--version"]:
         print(f"learn2splat {__version__}")

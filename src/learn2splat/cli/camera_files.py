@@ -7,21 +7,19 @@ from __future__ import annotations
 
 import json
 import math
-import struct
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pycolmap
-from scipy.spatial.transform import Rotation
 
 from ..errors import SceneError
+from ..scenes._camera import pose_fault
+from ..scenes._colmap import camtoworld_of
+from ..scenes._colmap_binary import read_binary
+from ..scenes._colmap_text import read_text_model
 
 _COLMAP = ("cameras", "images")
-_NUM_PARAMS = {"SIMPLE_PINHOLE": 3, "PINHOLE": 4, "SIMPLE_RADIAL": 4, "RADIAL": 5, "OPENCV": 8, "OPENCV_FISHEYE": 8, "FULL_OPENCV": 12, "FOV": 5}
-_NUM_PARAMS |= {"SIMPLE_RADIAL_FISHEYE": 4, "RADIAL_FISHEYE": 5, "THIN_PRISM_FISHEYE": 12}
 
 
 @dataclass(frozen=True)
@@ -108,71 +106,15 @@ def _matrix(rows: Any) -> np.ndarray:
 
 
 def _read_colmap(folder: Path, suffix: str) -> list[Shot]:
-    """Two of the three files, read here: pycolmap wants the points too, and ends the process where a file is damaged."""
-    read_cameras, read_images = (_binary_cameras, _binary_images) if suffix == ".bin" else (_text_cameras, _text_images)
-    try:
-        cameras = read_cameras((folder / f"cameras{suffix}").read_bytes())
-        images = read_images((folder / f"images{suffix}").read_bytes())
-        shots = [_posed(name, np.array(quat), np.array(shift), cameras[camera_id]) for name, quat, shift, camera_id in sorted(images)]
-    except (OSError, ValueError, KeyError, IndexError, struct.error, OverflowError) as error:
-        raise SceneError(f"the COLMAP model in {folder} is truncated or damaged ({type(error).__name__}: {error}): export it again") from error
+    """Cameras and poses alone: the points are not looked at."""
+    model = (read_binary if suffix == ".bin" else read_text_model)(folder, points=False)
+    posed = [(image, camtoworld_of(image)) for image in sorted(model.images, key=lambda image: image.name)]
+    cameras = model.cameras
+    shots = [
+        Shot(image.name, pose, cameras[image.camera_id].K(), cameras[image.camera_id].width, cameras[image.camera_id].height)
+        for image, pose in posed
+        if not (pose_fault(pose) or cameras[image.camera_id].fault())
+    ]
     if not shots:
         raise SceneError(f"the COLMAP model in {folder} has no cameras with a pose")
     return shots
-
-
-def _posed(name: str, quat: np.ndarray, shift: np.ndarray, camera: pycolmap.Camera) -> Shot:
-    """From a camera-from-world rotation (wxyz) and shift."""
-    norm = np.linalg.norm(quat)
-    if not (np.isfinite(norm) and norm > 0 and np.isfinite(shift).all() and np.isfinite(camera.params).all()):
-        raise ValueError(f"{name} has no finite pose")
-    pose = np.eye(4)
-    pose[:3, :3] = Rotation.from_quat(np.roll(quat, -1)).as_matrix().T
-    pose[:3, 3] = -pose[:3, :3] @ shift
-    return Shot(name, pose, camera.calibration_matrix(), camera.width, camera.height)
-
-
-def _binary_cameras(data: bytes) -> dict[int, pycolmap.Camera]:
-    (count,), at, cameras = struct.unpack_from("<Q", data), 8, {}
-    for _ in range(count):
-        camera_id, model, width, height = struct.unpack_from("<iiQQ", data, at)
-        camera = pycolmap.Camera(model=pycolmap.CameraModelId(model), width=width, height=height)
-        number = _NUM_PARAMS[camera.model.name]
-        camera.params = list(struct.unpack_from(f"<{number}d", data, at + 24))
-        cameras[camera_id] = camera
-        at += 24 + 8 * number
-    return cameras
-
-
-def _binary_images(data: bytes) -> Iterator[tuple]:
-    """(name, quaternion, shift, camera id) of each."""
-    (count,), at = struct.unpack_from("<Q", data), 8
-    for _ in range(count):
-        numbers = struct.unpack_from("<i7di", data, at)
-        end = data.index(b"\0", at + 64)
-        (points,) = struct.unpack_from("<Q", data, end + 1)
-        yield data[at + 64 : end].decode("utf-8", "replace"), numbers[1:5], numbers[5:8], numbers[8]
-        at = end + 9 + 24 * points
-
-
-def _text_cameras(data: bytes) -> dict[int, pycolmap.Camera]:
-    cameras = {}
-    for line in _lines(data):
-        words = line.split()
-        if words and not line.startswith("#"):
-            camera = pycolmap.Camera(model=words[1], width=int(words[2]), height=int(words[3]))
-            camera.params = [float(word) for word in words[4 : 4 + _NUM_PARAMS[words[1]]]]
-            cameras[int(words[0])] = camera
-    return cameras
-
-
-def _text_images(data: bytes) -> Iterator[tuple]:
-    """Every other line: the others hold the observations, and may be empty."""
-    for line in [line for line in _lines(data) if not line.startswith("#")][::2]:
-        words = line.split(maxsplit=9)
-        if words:
-            yield words[9].strip(), [float(word) for word in words[1:5]], [float(word) for word in words[5:8]], int(words[8])
-
-
-def _lines(data: bytes) -> list[str]:
-    return data.decode("utf-8-sig", "replace").splitlines()

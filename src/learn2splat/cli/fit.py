@@ -14,7 +14,7 @@ import tyro
 from ..density import make_density
 from ..errors import OptionError
 from ..files import WRITTEN_BY, atomic_write, file_name, is_ours, locked
-from ..fit import FitResult, Plan, fit, make_plan, score
+from ..fit import FitResult, Plan, fit, make_plan, score, shows_anything
 from ..fit.checkpoint import has_checkpoint
 from ..fit.measure import measured_step_seconds
 from ..fit.options import check_options
@@ -45,6 +45,8 @@ from .plan_table import plan_sentence, print_plan
 from .progress import FitProgress
 
 Densify = Literal["error", "default", "default-abs", "mcmc", "none"]
+
+RANDOM_START = 5000  # Gaussians of --init random where the scene has no points that say how many
 
 
 @dataclass(frozen=True)
@@ -140,6 +142,8 @@ class Fit(Command):
             self._save(folder, scene, result)
             if result.interrupted:
                 raise Interrupted(f"stopped at step {result.steps}; everything is saved in {folder}, go on with --out {folder} --resume")
+        if not shows_anything(scene, result.gaussians):
+            note("note: nothing of the splat is visible in the held-out photos: poses and points do not belong together, or the run went astray")
         if self.json:
             print(to_json(saved.metrics(result)))
         else:
@@ -267,7 +271,7 @@ def initial_gaussians(scene: Scene, init: str, max_points: int | None, seed: int
     if init == "stereo":
         return stereo_init(scene, max_points=max_points, generator=generator)
     if init == "random":
-        return init_random(scene, max_points or len(scene.points), generator=generator)
+        return init_random(scene, max_points or len(scene.points) or RANDOM_START, generator=generator)
     path = Path(init)
     if not path.suffix and not path.exists():
         raise OptionError(f"--init must be sfm, stereo, random or the path of a splat or point cloud, got {init}")

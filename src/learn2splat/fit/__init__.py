@@ -6,6 +6,7 @@ from .evaluate import pixel_weights as pixel_weights
 from .evaluate import rendered as rendered
 from .evaluate import score as score
 from .evaluate import score_of as score_of
+from .evaluate import shows_anything as shows_anything
 from .loop import fit as fit
 from .plan import Plan as Plan
 from .plan import flat_plan as flat_plan

@@ -13,6 +13,7 @@ from ..losses import psnr, ssim
 from ..render import render_views
 from ..scenes import Scene
 
+VIEWS_LOOKED_AT = 3  # by `shows_anything`
 EVAL_BATCH = 8  # Views rendered at once in evaluation: bounds the memory on scenes with hundreds of held-out photos.
 
 
@@ -62,6 +63,15 @@ def rendered(scene: Scene, gaussians: Gaussians, idx: Sequence[int]) -> Iterator
             batch = group[start : start + EVAL_BATCH]
             renders, targets = render_photos(scene, gaussians, batch)
             yield from zip(batch, renders.clamp(0, 1), targets)
+
+
+def shows_anything(scene: Scene, gaussians: Gaussians) -> bool:
+    """Whether a hundredth of the pixels of any of the first held-out photos is not just the background."""
+    for _, render, _ in rendered(scene, gaussians, scene.test_idx[:VIEWS_LOOKED_AT]):
+        painted = (render - scene.background.to(render)).abs().amax(-1) > 2 / 255
+        if float(painted.float().mean()) > 0.01:
+            return True
+    return False
 
 
 def score(scene: Scene, gaussians: Gaussians, idx: Sequence[int] | None = None) -> list[PhotoScore]:

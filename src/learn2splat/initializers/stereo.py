@@ -14,6 +14,7 @@ from torch import Tensor
 from ..errors import OptionError, SceneError
 from ..gaussians import Gaussians, init_from_points
 from ..scenes import Scene
+from ..scenes._masks import shrink_masks
 from ..threads import num_threads
 from ._neighbours import surroundings
 
@@ -120,9 +121,16 @@ def stereo_init(scene: Scene, *, max_points: int | None = None, generator: torch
     """
     maps = depth_maps(scene, scene.train_idx, long_side=INIT_LONG_SIDE, num_depths=INIT_DEPTHS)
     photos, _ = _shrunk(scene, maps.idx, INIT_LONG_SIDE)
+    masks = None
+    if scene.masks is not None:
+        sizes = {view: (photo.shape[1], photo.shape[0]) for view, photo in zip(maps.idx, photos)}
+        masks = dict(zip(maps.idx, shrink_masks([scene.masks[view] for view in maps.idx], [sizes[view] for view in maps.idx]) or ()))
     points, colors = [], []
     for i, photo in enumerate(photos):
-        at = _best_of_patches(torch.where(maps.confirmed[i], maps.scores[i], -torch.inf))
+        usable = maps.confirmed[i]
+        if masks is not None:  # what passes by in one photo is no place for a Gaussian
+            usable = usable & masks[maps.idx[i]]
+        at = _best_of_patches(torch.where(usable, maps.scores[i], -torch.inf))
         points.append(maps.points(i).view(-1, 3)[at])
         colors.append(torch.from_numpy(photo).view(-1, 3)[at])
     if not any(len(part) for part in points):

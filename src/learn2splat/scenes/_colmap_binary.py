@@ -24,15 +24,16 @@ _LONGEST_NAME = 1 << 12  # bytes
 _BLOCK = 1 << 25  # bytes of points3D.bin that are looked at together
 
 
-def read_binary(folder: Path) -> ColmapModel:
-    """
+def read_binary(folder: Path, *, points: bool = True) -> ColmapModel:
+    """The model; without `points` its cameras and photos alone.
+
     Raises:
         SceneError: a file is cut, foreign, or has cameras that are not supported.
     """
     cameras = _read_cameras(folder / "cameras.bin")
     images = _read_images(folder / "images.bin", cameras)
-    points = folder / "points3D.bin"
-    return ColmapModel(cameras, images, _read_points(points, [image.image_id for image in images]) if points.is_file() else NO_POINTS)
+    file = folder / "points3D.bin"
+    return ColmapModel(cameras, images, _read_points(file, [image.image_id for image in images]) if points and file.is_file() else NO_POINTS)
 
 
 def count_images(path: Path) -> int:

@@ -22,15 +22,16 @@ _ANNOUNCED = re.compile(r"#\s*Number of \w+:\s*(\d+)")
 _IMAGE_FIELDS = 10  # IMAGE_ID QW QX QY QZ TX TY TZ CAMERA_ID NAME
 
 
-def read_text_model(folder: Path) -> ColmapModel:
-    """
+def read_text_model(folder: Path, *, points: bool = True) -> ColmapModel:
+    """The model; without `points` its cameras and photos alone.
+
     Raises:
         SceneError: a file is cut, foreign, or has cameras that are not supported.
     """
     cameras = _read_cameras(folder / "cameras.txt")
     images = _read_images(folder / "images.txt", cameras)
-    points = folder / "points3D.txt"
-    return ColmapModel(cameras, images, _read_points(points, [image.image_id for image in images]) if points.is_file() else NO_POINTS)
+    file = folder / "points3D.txt"
+    return ColmapModel(cameras, images, _read_points(file, [image.image_id for image in images]) if points and file.is_file() else NO_POINTS)
 
 
 def count_images(path: Path) -> int:

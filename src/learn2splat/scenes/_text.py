@@ -53,7 +53,7 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
         reason = "it is nested too deeply" if isinstance(error, RecursionError) else error
         raise SceneError(f"{path} is not a readable {what} ({reason})") from error
     if not isinstance(content, dict):
-        raise SceneError(f"{path} is malformed: expected a JSON object, got {type(content).__name__}")
+        raise SceneError(f"{path} is not a readable {what}: expected a JSON object, got {type(content).__name__}")
     return content
 
 
