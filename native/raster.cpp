@@ -22,6 +22,14 @@ template <class X> struct Buffer {
         }
         return data.get();
     }
+    X *extend(size_t used, size_t n) {  // room for n more after the first `used`, which stay
+        if (used + n > capacity) {
+            std::unique_ptr<X[]> before = std::move(data);
+            reserve(used + n);
+            std::copy_n(before.get(), used, data.get());
+        }
+        return data.get();
+    }
 };
 
 template <class T> struct Scratch {
@@ -31,7 +39,7 @@ template <class T> struct Scratch {
     Buffer<uint64_t> keys, keys_swap;
     Buffer<uint32_t> order, begin, end, list, seen, seen_end;
     Buffer<uint8_t> flags, slot_seen;
-    Buffer<T> pixels, centres;
+    Buffer<T> pixels, centres, sums;
 };
 
 template <class T> Scratch<T> &scratch() {
@@ -81,7 +89,7 @@ template <class T> void bin(const RasterInput<T> &in, int num_threads, RasterSta
     state.bands_per_view = (in.height + state.band_rows - 1) / state.band_rows;
     state.chunks = int((in.N + BIN_CHUNK - 1) / BIN_CHUNK);
     const int bands = state.bands_per_view, chunks = state.chunks;
-    state.gaussians.reset(new Slot<T>[in.C * in.N]);
+    state.gaussians = pooled<Slot<T>>(in.C * in.N);
     state.chunk_offsets.assign(size_t(in.C) * bands * (chunks + 1), 0);
     std::unique_ptr<uint16_t[]> first(new uint16_t[in.C * in.N]), last(new uint16_t[in.C * in.N]);
     parallel_for(int64_t(in.C) * chunks, num_threads, [&](int64_t task) {
@@ -159,7 +167,7 @@ template <class T> size_t list_strip(BandArgs<T> &band, int strip) {
         length += end[b];
         begin[b] = end[b] = uint32_t(total);  // from here on, `end` is where the block's next entry goes
         total += uint64_t(length) + 1;
-        if (total > UINT32_MAX) throw std::overflow_error("too many Gaussians cover too much of the image: more than 2^32 pairs in one strip of blocks");
+        if (total > UINT32_MAX) throw std::overflow_error("one row of blocks has more than 2^32 pairs of a block and a Gaussian");
     }
     uint32_t *list = scratch<T>().list.reserve(total);
     for (const Span *span = spans; span < last; ++span) {
@@ -179,7 +187,7 @@ template <class T> size_t list_strip(BandArgs<T> &band, int strip) {
 
 template <class T> int64_t RasterState<T>::bytes() const {
     int64_t n = int64_t(sizeof(Slot<T>)) * C * N + 4 * int64_t(ids.capacity() + chunk_offsets.capacity()) + 8 * int64_t(band_offsets.capacity());
-    for (const Band &band : bands) n += int64_t(sizeof(Band)) + 4 * int64_t(band.ranks.capacity() + band.block_offsets.capacity() + band.seen.capacity());
+    for (const Band &band : bands) n += int64_t(sizeof(Band)) + 4 * int64_t(band.ranks.capacity() + band.block_offsets.capacity() + (band.block_offsets.empty() ? 0 : band.block_offsets.back()));
     return n;
 }
 
@@ -206,18 +214,18 @@ template <class T> void raster_forward(const RasterInput<T> &in, int num_threads
         std::fill_n(band.slot_seen, num_slots, uint8_t(0));
         kept.block_offsets.assign(1, 0);
         kept.block_offsets.reserve(size_t(band.blocks_x) * band.strips + 1);
-        kept.seen.clear();
+        size_t num_seen = 0;  // of all strips
         for (int strip = 0; strip < band.strips; ++strip) {
-            const size_t entries = list_strip(band, strip), before = kept.seen.size();
+            const size_t entries = list_strip(band, strip);
+            if (num_seen + entries > UINT32_MAX) throw std::overflow_error("one band of the image shows more than 2^32 pairs of a block and a Gaussian");
             band.flags = mine.flags.reserve(entries);
-            band.seen = mine.seen.reserve(entries);
+            band.seen = mine.seen.extend(num_seen, entries) + num_seen;
             raster_table<T>().forward(band, strip);
-            const uint32_t num_seen = band.seen_end[band.blocks_x - 1];
-            if (before + num_seen > UINT32_MAX) throw std::overflow_error("too many Gaussians are seen in one band of the image: more than 2^32 pairs");
-            kept.seen.insert(kept.seen.end(), band.seen, band.seen + num_seen);
-            for (int b = 0; b < band.blocks_x; ++b) kept.block_offsets.push_back(uint32_t(before + band.seen_end[b]));
+            for (int b = 0; b < band.blocks_x; ++b) kept.block_offsets.push_back(uint32_t(num_seen + band.seen_end[b]));
+            num_seen = kept.block_offsets.back();
         }
-        kept.seen.shrink_to_fit();
+        kept.seen = pooled<uint32_t>(num_seen);
+        std::copy_n(mine.seen.data.get(), num_seen, kept.seen.get());
         for (uint32_t &rank : kept.ranks) rank |= band.slot_seen[rank] ? 0 : UNSEEN;
     });
 }
@@ -225,14 +233,14 @@ template <class T> void raster_forward(const RasterInput<T> &in, int num_threads
 template <class T> void raster_backward(const RasterState<T> &state, int num_threads, const RasterGrads<T> &grads) {
     const int64_t num_bands = int64_t(state.C) * state.bands_per_view;
     const int bands = state.bands_per_view, chunks = state.chunks, channels = state.channels;
-    std::unique_ptr<T[]> rows(new T[size_t(state.band_offsets.back()) * GRAD_ROW]);
+    const Pooled<T> rows = pooled<T>(state.band_offsets.back() * GRAD_ROW);
     std::vector<T> v_background(grads.v_backgrounds ? num_bands * channels : 0, T(0));
     parallel_for(num_bands, num_threads, [&](int64_t task) {
         const int64_t view = task / bands, pixels = int64_t(state.height) * state.width;
         const Band &kept = state.bands[task];
         BandArgs<T> band = band_args(state, grads.backgrounds, task);
         band.begin = kept.block_offsets.data(), band.end = band.begin + 1;
-        band.list = kept.seen.data();
+        band.list = kept.seen.get();
         size_t longest = 0;
         for (size_t b = 1; b < kept.block_offsets.size(); ++b) longest = std::max(longest, size_t(kept.block_offsets[b] - kept.block_offsets[b - 1]));
         band.pixels = scratch<T>().pixels.reserve(longest * BLOCK_PIXELS * (grads.absgrad ? 4 : 2));
@@ -242,8 +250,10 @@ template <class T> void raster_backward(const RasterState<T> &state, int num_thr
         band.v_background = grads.v_backgrounds ? v_background.data() + task * channels : nullptr;
         band.absgrad = grads.absgrad != nullptr;
         band.grads = rows.get() + state.band_offsets[task] * GRAD_ROW;
-        for (const uint32_t rank : kept.ranks)
-            if (!(rank & UNSEEN)) std::fill_n(band.grads + int64_t(rank) * GRAD_ROW, GRAD_ROW, T(0));
+        uint8_t *seen = scratch<T>().slot_seen.reserve(band.num_slots);
+        for (const uint32_t rank : kept.ranks) seen[rank & ~UNSEEN] = rank < UNSEEN;
+        for (int64_t k = 0; k < band.num_slots; ++k)
+            if (seen[k]) std::fill_n(band.grads + k * GRAD_ROW, GRAD_ROW, T(0));
         raster_table<T>().backward(band);
     });
 
@@ -253,35 +263,39 @@ template <class T> void raster_backward(const RasterState<T> &state, int num_thr
     parallel_for(int64_t(state.C) * chunks, num_threads, [&](int64_t task) {
         const int view = int(task / chunks), chunk = int(task % chunks);
         const int64_t begin = int64_t(chunk) * BIN_CHUNK, end = std::min(state.N, begin + BIN_CHUNK), base = view * state.N;
-        std::fill(grads.v_means2d + 2 * (base + begin), grads.v_means2d + 2 * (base + end), T(0));
-        std::fill(grads.v_conics + 3 * (base + begin), grads.v_conics + 3 * (base + end), T(0));
-        std::fill(grads.v_opacities + base + begin, grads.v_opacities + base + end, T(0));
-        if (grads.v_colors) std::fill(grads.v_colors + 3 * (base + begin), grads.v_colors + 3 * (base + end), T(0));
-        if (grads.v_depths) std::fill(grads.v_depths + base + begin, grads.v_depths + base + end, T(0));
-        if (grads.absgrad) std::fill(grads.absgrad + 2 * (base + begin), grads.absgrad + 2 * (base + end), T(0));
+        T *sums = scratch<T>().sums.reserve(BIN_CHUNK * GRAD_ROW);
+        std::fill_n(sums, (end - begin) * GRAD_ROW, T(0));
         for (int b = 0; b < bands; ++b) {
-            const int64_t band = int64_t(view) * bands + b;
+            const int64_t band = int64_t(view) * bands + b, start = state.band_offsets[band];
             const uint32_t *offsets = state.chunk_offsets.data() + band * (chunks + 1) + chunk, *ranks = state.bands[band].ranks.data();
-            const int64_t start = state.band_offsets[band];
             for (int64_t k = offsets[0]; k < offsets[1]; ++k) {
-                if (k + AHEAD < offsets[1]) __builtin_prefetch(rows.get() + (start + (ranks[k + AHEAD] & ~UNSEEN)) * GRAD_ROW);
-                if (ranks[k] & UNSEEN) continue;
-                const T *row = rows.get() + (start + ranks[k]) * GRAD_ROW;
-                const int64_t i = state.ids[start + k], at = base + i;
-                const Slot<T> &g = state.gaussians[at];
-                const T a = 2 * LN2 * g.A, bb = LN2 * g.B, c = 2 * LN2 * g.C;
-                grads.v_means2d[2 * at] -= a * row[1] + bb * row[2];
-                grads.v_means2d[2 * at + 1] -= bb * row[1] + c * row[2];
-                grads.v_conics[3 * at] += T(0.5) * row[3];
-                grads.v_conics[3 * at + 1] += row[4];
-                grads.v_conics[3 * at + 2] += T(0.5) * row[5];
-                grads.v_opacities[at] -= row[0] / g.opacity;
-                for (int ch = 0; grads.v_colors && ch < num_colors; ++ch) grads.v_colors[3 * at + ch] += row[6 + ch];
-                if (grads.v_depths && channels != 3) grads.v_depths[at] += row[6 + num_colors];
-                if (grads.absgrad) {
-                    grads.absgrad[2 * at] += LN2 * row[6 + channels];
-                    grads.absgrad[2 * at + 1] += LN2 * row[7 + channels];
+                if (k + AHEAD < offsets[1] && ranks[k + AHEAD] < UNSEEN) {
+                    const T *ahead = rows.get() + (start + ranks[k + AHEAD]) * GRAD_ROW;
+                    __builtin_prefetch(ahead), __builtin_prefetch(ahead + GRAD_ROW - 1);
                 }
+                if (ranks[k] & UNSEEN) continue;
+                const T *__restrict row = rows.get() + (start + ranks[k]) * GRAD_ROW;
+                T *__restrict sum = sums + (state.ids[start + k] - begin) * GRAD_ROW;
+                for (int i = 0; i < GRAD_ROW; ++i) sum[i] += row[i];
+            }
+        }
+        for (int64_t i = begin; i < end; ++i) {
+            const T *row = sums + (i - begin) * GRAD_ROW;
+            const int64_t at = base + i;
+            const Slot<T> &g = state.gaussians[at];
+            const T a = 2 * LN2 * g.A, bb = LN2 * g.B, c = 2 * LN2 * g.C;
+            const bool seen = row[0] != 0 || row[3] != 0 || row[5] != 0;  // what is culled may be anything in `g`
+            grads.v_means2d[2 * at] = seen ? -(a * row[1] + bb * row[2]) : T(0);
+            grads.v_means2d[2 * at + 1] = seen ? -(bb * row[1] + c * row[2]) : T(0);
+            grads.v_conics[3 * at] = T(0.5) * row[3];
+            grads.v_conics[3 * at + 1] = row[4];
+            grads.v_conics[3 * at + 2] = T(0.5) * row[5];
+            grads.v_opacities[at] = seen ? -row[0] / g.opacity : T(0);
+            for (int ch = 0; grads.v_colors && ch < num_colors; ++ch) grads.v_colors[3 * at + ch] = row[MOMENTS + ch];
+            if (grads.v_depths) grads.v_depths[at] = channels != 3 ? row[MOMENTS + num_colors] : T(0);
+            if (grads.absgrad) {
+                grads.absgrad[2 * at] = LN2 * row[MOMENTS + channels];
+                grads.absgrad[2 * at + 1] = LN2 * row[MOMENTS + 1 + channels];
             }
         }
     });

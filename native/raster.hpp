@@ -14,10 +14,10 @@
 // Gaussian in band order, so that results do not depend on the number of threads.
 #pragma once
 #include <cstdint>
-#include <memory>
 #include <vector>
 
 #include "isa.hpp"
+#include "pool.hpp"
 
 namespace l2s {
 
@@ -52,6 +52,7 @@ template <class T> struct alignas(64) Slot {
     T color[MAX_CHANNELS];
     T det, rx, ry;  // of the conic; half extents of the ellipse in which it is seen, a little more than exact
     T opacity;
+    int32_t clamped;  // whether alpha can reach ALPHA_MAX
 };
 
 // The blocks of a strip that the ellipse of a slot reaches: begin <= block < end.
@@ -64,13 +65,13 @@ struct Span {
 struct Band {
     std::vector<uint32_t> ranks;          // ranks[entry of the band's list] = slot, by depth; with a flag if unseen
     std::vector<uint32_t> block_offsets;  // blocks + 1
-    std::vector<uint32_t> seen;           // slots that are seen in each block, front to back
+    Pooled<uint32_t> seen;                // slots that are seen in each block, front to back
 };
 
 template <class T> struct RasterState {
     int64_t N = 0;
     int C = 0, width = 0, height = 0, channels = 0, band_rows = 0, bands_per_view = 0, chunks = 0;
-    std::unique_ptr<Slot<T>[]> gaussians;  // (C, N)
+    Pooled<Slot<T>> gaussians;  // (C, N)
     // entries of all bands: view-major, then band, then Gaussian index
     std::vector<uint32_t> ids;
     std::vector<int64_t> band_offsets;    // (C * bands + 1)

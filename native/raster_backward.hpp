@@ -14,23 +14,22 @@ template <class T, int CH, bool ABS> void backward_part(const BandArgs<T> &band,
     P part(band, block_x, strip, index);
     if (part.alive == 0) return;
 
-    T rests[P::PIXELS] = {}, grads[CH][P::PIXELS] = {};
-    for (int y = 0; y < part.rows; ++y) {
-        const int64_t pixel = int64_t(part.y0 + y) * band.width + part.x0;
-        for (int x = 0; x < part.width; ++x) {
-            T rest = band.v_alpha ? -band.v_alpha[pixel + x] : T(0);
-            for (int ch = 0; ch < CH; ++ch) {
-                const T v = band.v_render[(pixel + x) * CH + ch];
-                grads[ch][y * BLOCK_W + x] = v;
-                if (band.background) rest += v * band.background[ch];
-            }
-            rests[y * BLOCK_W + x] = rest;
+    T rests[P::PIXELS], grads[CH][P::PIXELS];
+    for (int y = 0; y < P::PART_ROWS; ++y)
+        for (int x = 0; x < BLOCK_W; ++x) {
+            const int p = y * BLOCK_W + x;
+            const bool inside = part.whole || (x < part.width && y < part.rows);
+            const int64_t pixel = inside ? int64_t(part.y0 + y) * band.width + part.x0 + x : 0;
+            rests[p] = inside && band.v_alpha ? -band.v_alpha[pixel] : T(0);
+            for (int ch = 0; ch < CH; ++ch) grads[ch][p] = inside ? band.v_render[pixel * CH + ch] : T(0);
         }
-    }
     V grad[CH][NV], rest[NV];  // rest: what lies behind, as if nothing were before it, times the gradient
     for (int j = 0; j < NV; ++j) {
         rest[j] = load<T>(rests + j * LANES<T>);
-        for (int ch = 0; ch < CH; ++ch) grad[ch][j] = load<T>(grads[ch] + j * LANES<T>);
+        for (int ch = 0; ch < CH; ++ch) {
+            grad[ch][j] = load<T>(grads[ch] + j * LANES<T>);
+            if (band.background) rest[j] += grad[ch][j] * band.background[ch];
+        }
     }
 
     T *centres_x = band.centres, *centres_y = band.centres + (length + 3) / 4 * 4;
@@ -55,10 +54,12 @@ template <class T, int CH, bool ABS> void backward_part(const BandArgs<T> &band,
         T *images = band.pixels + k * STRIDE;
         for (int j = 0; j < NV; ++j) {
             const V alpha = load<T>(images + j * LANES<T>), weight = load<T>(images + (NV + j) * LANES<T>);
-            V behind = rest[j] - g.color[0] * grad[0][j];
-            for (int ch = 1; ch < CH; ++ch) behind -= g.color[ch] * grad[ch][j];
+            V own = g.color[0] * grad[0][j];
+            for (int ch = 1; ch < CH; ++ch) own += g.color[ch] * grad[ch][j];
+            const V behind = rest[j] - own;
             rest[j] -= alpha * behind;
-            const V v_sigma = keep(above(splat<T>(T(ALPHA_MAX)), alpha), weight * behind);  // 0 where alpha was clamped
+            V v_sigma = weight * behind;
+            if (g.clamped) v_sigma = keep(above(splat<T>(T(ALPHA_MAX)), alpha), v_sigma);  // 0 where alpha was clamped
             store<T>(images + j * LANES<T>, v_sigma);
             if (ABS) {
                 const V dx = part.px[j % P::NX] - g.x, dy = part.py[j / P::NX] - g.y;

@@ -14,6 +14,7 @@ template <class T> struct Part {
     static_assert(PART_ROWS * BLOCK_W == PIXELS && PARTS * PART_ROWS == BLOCK_H && NX * NY == NV, "a block is whole parts, a part whole rows");
 
     int x0, y0, width, rows;  // of the image; width and rows: how much of the part lies inside
+    bool whole;               // all of it does
     int alive;                // pixels that have not stopped
     Vec<T> px[NX], py[NY], transmittance[NV];
     Vec<T> threshold[NV];     // The power below which a Gaussian is not seen: log2(1/255), and infinite for pixels that have stopped or lie outside.
@@ -25,18 +26,20 @@ template <class T> struct Part {
         rows = band.rows - y0 < PART_ROWS ? band.rows - y0 : PART_ROWS;
         rows = rows > 0 ? rows : 0;
         y0 += band.y0;
+        whole = width == BLOCK_W && rows == PART_ROWS;
         alive = width * rows;
-        T xs[PIXELS], ys[PIXELS], thresholds[PIXELS];
-        for (int p = 0; p < PIXELS; ++p) {
-            const int x = p % BLOCK_W, y = p / BLOCK_W;
-            xs[p] = T(x0 + x) + T(0.5), ys[p] = T(y0 + y) + T(0.5);
-            thresholds[p] = x < width && y < rows ? T(LOG2_CUTOFF) : T(__builtin_inff());
-        }
-        for (int j = 0; j < NX; ++j) px[j] = load<T>(xs + j * LANES<T>);
-        for (int j = 0; j < NY; ++j) py[j] = load<T>(ys + j * NX * LANES<T>);
+        T columns[PIXELS], lines[PIXELS];
+        for (int p = 0; p < PIXELS; ++p) columns[p] = T(p % BLOCK_W), lines[p] = T(p / BLOCK_W);
+        for (int j = 0; j < NX; ++j) px[j] = load<T>(columns + j * LANES<T>) + (T(x0) + T(0.5));
+        for (int j = 0; j < NY; ++j) py[j] = load<T>(lines + j * NX * LANES<T>) + (T(y0) + T(0.5));
+        const Vec<T> seen = splat<T>(T(LOG2_CUTOFF)), never = splat<T>(T(__builtin_inff()));
         for (int j = 0; j < NV; ++j) {
             transmittance[j] = splat<T>(T(1));
-            threshold[j] = load<T>(thresholds + j * LANES<T>);
+            threshold[j] = seen;
+            if (!whole) {
+                const auto inside = (load<T>(columns + j * LANES<T>) < T(width)) & (load<T>(lines + j * LANES<T>) < T(rows));
+                threshold[j] = select(inside, seen, never);
+            }
         }
     }
 
@@ -44,27 +47,34 @@ template <class T> struct Part {
     // True if a pixel sees it. Whole parts before any branch: one of the pixels nearly always sees the Gaussian, since it is in the list.
     L2S_INLINE bool blend(const Slot<T> &g, Vec<T> *alpha, Vec<T> *weight) {
         using V = Vec<T>;
-        V base[NX], b_dx[NX], left[NV];
-        Bits<T> visible[NV], stopped[NV];
+        V base[NX], b_dx[NX], power[NV], left[NV];
+        Bits<T> visible[NV];
         for (int j = 0; j < NX; ++j) {
             const V dx = px[j] - g.x;
             b_dx[j] = g.B * dx;
             base[j] = g.log_opacity - g.A * dx * dx;
         }
         for (int j = 0; j < NV; ++j) {
-            const V dy = py[j / NX] - g.y, power = base[j % NX] - dy * (g.C * dy + b_dx[j % NX]);
-            visible[j] = at_least(power, threshold[j]);
-            alpha[j] = keep(visible[j], vmin(fast_exp2(power), splat<T>(T(ALPHA_MAX))));
+            const V dy = py[j / NX] - g.y;
+            power[j] = base[j % NX] - dy * (g.C * dy + b_dx[j % NX]);
+            visible[j] = at_least(power[j], threshold[j]);
+            alpha[j] = keep(visible[j], rough_exp2(power[j]));
+        }
+        if (g.clamped)
+            for (int j = 0; j < NV; ++j) alpha[j] = vmin(alpha[j], splat<T>(T(ALPHA_MAX)));
+        V least;
+        for (int j = 0; j < NV; ++j) {
             weight[j] = alpha[j] * transmittance[j];
             left[j] = transmittance[j] - weight[j];
-            stopped[j] = at_least(splat<T>(T(TRANSMITTANCE_STOP)), left[j]);  // never where it is not seen
+            least = j == 0 ? left[0] : vmin(least, left[j]);
         }
-        if (any_of<T, NV>(stopped)) {  // Rare: at most once per pixel.
+        if (any(at_least(splat<T>(T(TRANSMITTANCE_STOP)), least))) {  // Rare: at most once per pixel, and never where it is not seen.
             for (int j = 0; j < NV; ++j) {
-                alive -= count(stopped[j]);
-                threshold[j] = choose(stopped[j], splat<T>(T(__builtin_inff())), threshold[j]);
-                left[j] = choose(stopped[j], transmittance[j], left[j]);
-                visible[j] = and_not(visible[j], stopped[j]);
+                const Bits<T> stopped = at_least(splat<T>(T(TRANSMITTANCE_STOP)), left[j]);
+                alive -= count(stopped);
+                threshold[j] = choose(stopped, splat<T>(T(__builtin_inff())), threshold[j]);
+                left[j] = choose(stopped, transmittance[j], left[j]);
+                visible[j] = and_not(visible[j], stopped);
                 alpha[j] = keep(visible[j], alpha[j]);
                 weight[j] = keep(visible[j], weight[j]);
             }

@@ -76,7 +76,7 @@ void prepare(const RasterInput<T> &in, int view, int band_rows, int64_t begin, i
             const int64_t k = i + l;
             bool shown = some[l] && radii[2 * k] > 0 && radii[2 * k + 1] > 0;
             Slot<T> slot{means2d[2 * k], means2d[2 * k + 1], T(0.5 * LOG2E) * conics[3 * k], T(LOG2E) * conics[3 * k + 1], T(0.5 * LOG2E) * conics[3 * k + 2],
-                         log_opacity[l], {}, det[l], rx[l], ry[l], opacities[k]};
+                         log_opacity[l], {}, det[l], rx[l], ry[l], opacities[k], opacities[k] > T(ALPHA_MAX * (1 - 1e-4))};
             if (num_colors) {
                 slot.color[0] = colors[3 * k], slot.color[1] = colors[3 * k + 1], slot.color[2] = colors[3 * k + 2];
                 shown &= (slot.color[0] + slot.color[1] + slot.color[2]) * T(0) == T(0);  // finite

@@ -130,6 +130,10 @@ template <class T, int N> L2S_INLINE bool any_of(const Bits<T> *masks) {
     return any(all);
 }
 
+#if defined(L2S_AVX512)
+template <> L2S_INLINE bool any_of<float, 2>(const bits_f *masks) { return !_kortestz_mask16_u8(masks[0], masks[1]); }
+#endif
+
 L2S_INLINE vec_f vsqrt(vec_f x) {
 #if defined(L2S_AVX512)
     return (vec_f)_mm512_sqrt_ps((__m512)x);
@@ -168,10 +172,30 @@ L2S_INLINE vec_f fast_exp2(vec_f x) {
     const vec_f y = (high * f2 + mid) * f2 + low;
     return (vec_f)((mask_f)y + ((mask_f)shifted << 23));
 }
+// The same to 2.6e-6, degree 4: what an alpha needs.
+L2S_INLINE vec_f rough_exp2(vec_f x) {
+#if defined(L2S_AVX512)
+    const vec_f f = (vec_f)_mm512_reduce_ps((__m512)x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);  // x - floor(x)
+    vec_f y = 1.3534167912e-2f * f + 5.2011460619e-2f;
+    y = y * f + 2.4144275689e-1f;
+    y = y * f + 6.9300383447e-1f;
+    y = y * f + 1.0000025934f;
+    return (vec_f)_mm512_scalef_ps((__m512)y, (__m512)x);
+#else
+    const float magic = 12582912.0f;
+    const vec_f shifted = x + magic, f = x - (shifted - magic);
+    vec_f y = 9.5701019081e-3f * f + 5.5917860319e-2f;
+    y = y * f + 2.4024744828e-1f;
+    y = y * f + 6.9312181474e-1f;
+    y = y * f + 9.9999926145e-1f;
+    return (vec_f)((mask_f)y + ((mask_f)shifted << 23));
+#endif
+}
 L2S_INLINE vec_d fast_exp2(vec_d x) {  // float64 is for tests: the library's accuracy, one lane at a time
     for (int i = 0; i < LANES<double>; ++i) x[i] = std::exp2(x[i]);
     return x;
 }
+L2S_INLINE vec_d rough_exp2(vec_d x) { return fast_exp2(x); }
 
 // log(x) of normal positive numbers, to 1 ulp (Cephes).
 L2S_INLINE vec_f vlog(vec_f x) {
