@@ -23,7 +23,7 @@ from learn2splat import _native
 from learn2splat.meta import PRESETS
 from learn2splat.meta.resume import new_slot
 from learn2splat.meta.tasks import ScenePool
-from learn2splat.meta.train import make_rule, meta_gradient
+from learn2splat.meta.trainer import make_rule, meta_gradient
 
 PROTOTYPE = {"long_sides": (64, 80, 96, 112), "points": (300, 1500)}
 WARM_UP = 6  # meta-steps
@@ -53,10 +53,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", action="store_true", help="the sizes of the preset cpu")
     parser.add_argument("--meta-steps", type=int, default=60, help="timed; a third as many are profiled")
+    parser.add_argument("--scenes", type=int, default=12, help="procedural scenes to draw from")
     parser.add_argument("--top", type=int, default=12, help="rows of the profile")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    config = replace(PRESETS["cpu"], procedural_pool=12, **({} if args.preset else PROTOTYPE))
+    config = replace(PRESETS["cpu"], procedural_pool=args.scenes, **({} if args.preset else PROTOTYPE))
     with tempfile.TemporaryDirectory() as folder:
         pool = ScenePool(config, Path(folder), [])
         for name in pool.procedural:

@@ -23,7 +23,7 @@ import torch
 from learn2splat import fit, load_scene
 from learn2splat.gaussians import init_from_points
 from learn2splat.machine import commit
-from learn2splat.meta.train import LOG
+from learn2splat.meta.trainer import LOG
 from learn2splat.optimizers import make_optimizer
 
 MARKS = (10, 30, 100, 300, 1000, 2000, 4000)

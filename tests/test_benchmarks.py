@@ -38,7 +38,7 @@ def test_bench_rasterize_prints_the_ratio_to_mm():
 
 
 def test_bench_meta_counts_and_shares():
-    ((name, (steps, rate, native, products, both)),) = rows("bench_meta.py", "--meta-steps", 2, "--top", 2).items()
+    ((name, (steps, rate, native, products, both)),) = rows("bench_meta.py", "--meta-steps", 2, "--scenes", 1, "--top", 2).items()
     assert name == "prototype" and int(steps) >= 2 * 8 and float(rate) > 0
     shares = [int(share.rstrip("%")) for share in (native, products, both)]
     assert min(shares) > 0 and shares[2] == pytest.approx(shares[0] + shares[1], abs=1) and shares[2] < 100

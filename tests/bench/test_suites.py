@@ -121,7 +121,8 @@ def test_re10k_with_an_index(tmp_path):
 
 @pytest.mark.parametrize(
     "text", ["", "[]", "{}", '{"a": {"context": [1]}}', '{"a": {"context": [1, 2], "target": [2]}}', '{"a": {"context": [-1], "target": [2]}}',
-             '{"a": {"context": [1], "target": [2]}, "b": {"context": [1, 3], "target": [2]}}']
+             '{"a": {"context": [1], "target": [2]}, "b": {"context": [1, 3], "target": [2]}}',
+             '{"a": {"context": [1e400], "target": [2]}}', '{"a": {"context": [Infinity], "target": [2]}}', "[" * 100_000]
 )  # fmt: skip
 def test_an_index_that_makes_no_sense(tmp_path, text):
     (tmp_path / "index.json").write_text(text)

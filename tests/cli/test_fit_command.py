@@ -3,6 +3,9 @@
 import json
 import os
 import re
+import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -277,3 +280,22 @@ def test_a_dry_run_shows_the_plan_and_writes_nothing(scene_folder, tmp_path, cap
     assert table.splitlines()[-1] == f"tiny: 8 photos fitted, 2 held out; 32 px; 40 Gaussians; ends {end}"
     assert not (tmp_path / "out").exists()
     assert len(plan_rows(make_plan([(640, 480)] * 9, 500, density="mcmc", steps=5000), 500)) < 10  # not a row for each of its many events
+
+
+def test_names_of_photos_are_no_markup(scene_folder, tmp_path, capsys):
+    """rich would take [b] for bold, and [/y] for a mistake."""
+    folder = shutil.copytree(scene_folder, tmp_path / "a[bold]b")
+    listing = folder / "sparse" / "0" / "images.txt"
+    listing.write_text(listing.read_text().replace("view_00.png", "a[.png"))
+    os.rename(folder / "images" / "view_00.png", folder / "images" / "a[.png")
+    listing.write_text(listing.read_text().replace("view_08.png", "[y].png"))
+    os.rename(folder / "images" / "view_08.png", folder / "images" / "[y].png")
+    assert main(["fit", str(folder), "--optimizer", "adam", "--steps", "1", "--out", str(tmp_path / "out"), "--test-every", "9"]) == 0
+    assert "a[bold]b" in capsys.readouterr().err
+    assert main(["eval", str(tmp_path / "out")]) == 0
+    assert "[y].png" in capsys.readouterr().out
+
+
+def test_the_module_is_the_command():
+    done = subprocess.run([sys.executable, "-m", "learn2splat", "--version"], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.startswith("learn2splat ")

@@ -6,10 +6,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from tiny_scenes import blobs, tiny_scene
 
 from learn2splat.errors import CheckpointError, OptionError, SceneError
-from learn2splat.fit import fit, flat_plan, gradients, loop, make_plan, mean_score, run, score
+from learn2splat.fit import checkpoint, fit, flat_plan, gradients, loop, make_plan, mean_score, run, score
 from learn2splat.fit.checkpoint import load_checkpoint
 from learn2splat.gaussians import Gaussians, init_from_points
 from learn2splat.losses import photometric_loss
@@ -279,3 +280,35 @@ def test_one_train_view_is_enough():
     scene = replace(SCENE, train_idx=(1,), test_idx=(0,))
     result = fit(scene, start(), "adam", steps=3, eval_at=())
     assert result.steps == 3 and result.gaussians.is_finite()
+
+
+def as_list(tensors, info):
+    return [1]
+
+
+CHANGES = {
+    "a list": as_list,
+    "run is text": lambda tensors, info: info.update(run="x"),
+    "step is text": lambda tensors, info: info.update(step="x"),
+    "seconds are text": lambda tensors, info: info.update(seconds="x"),
+    "a negative step": lambda tensors, info: info.update(step=-3),
+    "a curve of something else": lambda tensors, info: info.update(curve=[1]),
+    "no plan": lambda tensors, info: info.update(plan=None),
+    "Gaussians that are not finite": lambda tensors, info: tensors.update({"gaussians.means": tensors["gaussians.means"] * float("nan")}),
+    "fewer Gaussians than states": lambda tensors, info: tensors.update({k: v[:5].clone() for k, v in tensors.items() if k.startswith("gaussians.")}),
+    "no Gaussians": lambda tensors, info: [tensors.pop(name) for name in list(tensors) if name.startswith("gaussians.")] and None,
+    "no generator": lambda tensors, info: tensors.pop("density_generator") is None or None,
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_sound_file_of_something_else_is_one_sentence(tmp_path, name):
+    """Its checksum fits: another version or another program wrote it."""
+    fit(SCENE, start(), "nominal", steps=2, eval_at=(0,), checkpoint=tmp_path)
+    tensors, info = load_checkpoint(tmp_path)
+    info = CHANGES[name](tensors, info) or info
+    text = json.dumps(info)
+    metadata = {"json": text, "crc32": checkpoint._checksum(text, tensors)}
+    save_file(tensors, tmp_path / checkpoint.FILE_NAME, metadata)
+    with pytest.raises(CheckpointError):
+        fit(SCENE, start(), "nominal", steps=4, eval_at=(0,), checkpoint=tmp_path, resume=True)

@@ -20,9 +20,9 @@ from learn2splat.cli import main
 from learn2splat.cli.train import Board
 from learn2splat.files import locked, parse_json
 from learn2splat.gaussians.record import FIELDS
-from learn2splat.meta import PRESETS, MetaConfig, MetaStep, train, with_architecture
+from learn2splat.meta import PRESETS, MetaConfig, MetaStep, train, trainer, with_architecture
 from learn2splat.meta import resume as saved
-from learn2splat.meta.train import learning_rate
+from learn2splat.meta.trainer import learning_rate
 from learn2splat.optimizers import make_optimizer
 from learn2splat.optimizers.anchored import Anchored, AnchoredConfig
 from learn2splat.optimizers.nominal import NominalConfig
@@ -83,7 +83,7 @@ def test_stopped_runs_resume_to_the_same_bits(tiny, photos, reference, tmp_path)
 
 def test_a_skipped_meta_step_resumes_to_the_same_bits(tiny, tmp_path, monkeypatch):
     """AdamW has made fewer steps than there were meta-steps, and its bias correction depends on that."""
-    training = sys.modules["learn2splat.meta.train"]
+    training = trainer
     real = training.meta_gradient
     monkeypatch.setattr(training, "meta_gradient", lambda *a: replace(real(*a), gradient=None) if a[5] in (0, 2) else real(*a))
     config = replace(tiny, procedural_share=1.0, procedural_pool=2, scenes_per_step=1)
@@ -112,7 +112,7 @@ def test_killed_while_the_last_save_is_completed(tiny, reference, photos, tmp_pa
 
     for name in ("_save_average", "complete"):
         out = tmp_path / name
-        monkeypatch.setattr(sys.modules["learn2splat.meta.train"] if name == "_save_average" else saved, name, kill)
+        monkeypatch.setattr(trainer if name == "_save_average" else saved, name, kill)
         with pytest.raises(Kill):
             train(tiny, out, data=[photos])
         monkeypatch.undo()
@@ -154,7 +154,7 @@ def test_it_learns(tiny, photos, tmp_path, monkeypatch):
     best = NominalConfig()
     slow = replace(best, **{name: 0.2 * getattr(best, name) for name in FIELDS})
     rule = AnchoredConfig(width=tiny.width, blocks=tiny.blocks, nominal=slow)
-    monkeypatch.setattr(sys.modules["learn2splat.meta.train"], "make_rule", lambda config: Anchored(rule, seed=config.seed))
+    monkeypatch.setattr(trainer, "make_rule", lambda config: Anchored(rule, seed=config.seed))
     config = replace(tiny, meta_steps=24, scenes_per_step=1, unroll=(6, 8), buffer=2, sparse_share=0.0, lr=2e-2, advantage=True)
     reports = []
     train(config, tmp_path, data=[photos], on_step=reports.append)
@@ -163,7 +163,7 @@ def test_it_learns(tiny, photos, tmp_path, monkeypatch):
 
 
 def test_non_finite_slots_change_nothing(tiny, photos, tmp_path, monkeypatch):
-    monkeypatch.setattr(sys.modules["learn2splat.meta.train"], "unroll", lambda *arguments: None)
+    monkeypatch.setattr(trainer, "unroll", lambda *arguments: None)
     reports = []
     train(replace(tiny, meta_steps=2), tmp_path, data=[photos], on_step=reports.append)
     assert [report.skipped for report in reports] == [2, 2]

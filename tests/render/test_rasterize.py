@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+import numpy
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -414,6 +415,39 @@ def test_mixed_dtypes_and_bad_options_are_refused():
         rasterize(**scene, rasterize_mode="smooth")
     with pytest.raises((OptionError, ShapeError), match="width"):
         rasterize(**{**scene, "width": 0})
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"width": 32.0}, "width"), ({"height": "8"}, "height"), ({"width": None}, "width"), ({"sh_degree": "3"}, "sh_degree"),
+        ({"near_plane": float("nan")}, "near_plane"), ({"far_plane": float("nan")}, "far_plane"), ({"far_plane": 0.001}, "far_plane"),
+        ({"eps2d": -0.1}, "eps2d"), ({"eps2d": float("inf")}, "eps2d"),
+    ],
+)  # fmt: skip
+def test_numbers_that_make_no_sense_are_refused(change, word):
+    with pytest.raises(OptionError, match=word):
+        rasterize(**{**random_scene(0, 10, dtype=torch.float32), **change})
+
+
+def test_what_is_no_dense_tensor_is_refused():
+    scene = random_scene(0, 10, dtype=torch.float32)
+    for name, value in (("means", scene["means"].numpy()), ("opacities", scene["opacities"].to_sparse()), ("Ks", [[1.0]])):
+        with pytest.raises(ShapeError, match=rf"{name} must be a dense torch tensor"):
+            rasterize(**{**scene, name: value})
+
+
+def test_nothing_is_seen_through_a_singular_camera():
+    """With spherical harmonics its centre would be needed, which it does not have."""
+    scene = random_scene(0, 10, dtype=torch.float32)
+    scene["viewmats"] = torch.zeros_like(scene["viewmats"])
+    scene.update(colors=torch.rand(len(scene["means"]), 16, 3), sh_degree=3)
+    assert not rasterize(**scene)[1].any()
+
+
+def test_whole_numbers_of_numpy_are_sizes():
+    scene = random_scene(0, 10, dtype=torch.float32)
+    assert torch.equal(rasterize(**{**scene, "width": numpy.int64(scene["width"])})[0], rasterize(**scene)[0])
 
 
 def test_lists_that_do_not_fit_are_refused():

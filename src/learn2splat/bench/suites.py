@@ -28,6 +28,7 @@ from pathlib import Path
 from PIL import Image
 
 from ..errors import Learn2SplatError, OptionError, SceneError
+from ..files import read_json
 from ..scenes import Scene, load_scene
 from ..scenes._find import find_model
 from ..scenes._names import PHOTO_SUFFIXES
@@ -131,7 +132,7 @@ def read_suite_index(path: Path) -> SuiteIndex:
         OptionError: unreadable, empty, a view that is both, or scenes with different numbers of context views.
     """
     try:
-        entries = {str(scene): entry for scene, entry in json.loads(path.read_text()).items() if entry is not None}
+        entries = {str(scene): entry for scene, entry in read_json(path).items() if entry is not None}
         index = {scene: tuple(tuple(sorted(map(int, entry[kind]))) for kind in ("context", "target")) for scene, entry in entries.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise OptionError(f'{path} is no evaluation index ({error!r}): expected {{scene: {{"context": [...], "target": [...]}}}}') from error

@@ -5,14 +5,13 @@ An index file is that of pixelSplat, MVSplat and DepthSplat: `{scene: {"context"
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from ..errors import OptionError, SceneError
-from ..files import to_json
+from ..files import read_json, to_json
 from ..scenes import Scene
 from .store import write_once
 
@@ -54,7 +53,7 @@ def choose_context(scene: Scene, count: int) -> list[int]:
 def read_index(path: Path, scene: Scene) -> tuple[list[int], list[int]]:
     """(context, target) of the scene in an index file."""
     try:
-        entry = json.loads(path.read_text())[scene.name]
+        entry = read_json(path)[scene.name]
         context, target = [int(i) for i in entry["context"]], [int(i) for i in entry["target"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise SceneError(f"{path} holds no views of {scene.name} ({error!r}): delete it to choose them again, in another --out") from error

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 import torch
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from ..errors import OptionError
 from ..fit import mean_score, score
@@ -49,7 +50,7 @@ class Eval(Command):
         table.add_column("PSNR (dB)", justify="right")
         table.add_column("SSIM", justify="right")
         for s in scores:
-            table.add_row(s.name, f"{s.psnr:.2f}", f"{s.ssim:.4f}")
+            table.add_row(Text(s.name), f"{s.psnr:.2f}", f"{s.ssim:.4f}")
         table.add_section()
         table.add_row("mean", f"{psnr:.2f}", f"{ssim:.4f}", style="bold")
         Console().print(table)

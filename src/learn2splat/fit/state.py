@@ -96,8 +96,22 @@ def load_state(folder: Path, sampler: ViewSampler, generator: torch.Generator, i
             changes=[Change(**change) for change in info["changes"]],
             **{name: info[name] for name in NUMBERS},
         )
+        _check(run)
         return run, Plan.from_json(info["plan"])
     except CheckpointError:
         raise
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise CheckpointError(f"the checkpoint in {folder} was written by another version ({error}): start again with --overwrite") from error
+
+
+def _check(run: RunState) -> None:
+    """Raise ValueError for what no run leaves behind, whoever wrote it."""
+    rows = len(run.gaussians)
+    others = {"state": len(run.state) if run.state.tensors else rows, "average": rows if run.average is None else len(run.average)}
+    if any(count != rows for count in others.values()):
+        raise ValueError(f"{rows} Gaussians, but {others}")
+    if not run.gaussians.is_finite() or not (run.average is None or run.average.is_finite()):
+        raise ValueError("Gaussians that are not finite")
+    whole, real = (run.step, run.averaged, run.events), (run.seconds, run.cpu_seconds, run.update_seconds, run.growth_seconds)
+    if not all(isinstance(value, int) and value >= 0 for value in whole) or not all(isinstance(value, (int, float)) and value >= 0 for value in real):
+        raise ValueError(f"counts {whole} and seconds {real}")

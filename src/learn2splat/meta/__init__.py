@@ -1,4 +1,4 @@
-"""Meta-training: how the weights of the learned optimizer come about. The loop is `train.py`; its two objectives are in `schemes.py`."""
+"""Meta-training: how the weights of the learned optimizer come about. The loop is `trainer.py`; its two objectives are in `schemes.py`."""
 
 from .config import PRESETS as PRESETS
 from .config import MetaConfig as MetaConfig
@@ -6,8 +6,8 @@ from .config import with_architecture as with_architecture
 from .config import with_scheme as with_scheme
 from .resume import remove_saves as remove_saves
 from .tasks import find_scenes as find_scenes
-from .train import MetaStep as MetaStep
-from .train import TrainResult as TrainResult
-from .train import has_save as has_save
-from .train import train as train
+from .trainer import MetaStep as MetaStep
+from .trainer import TrainResult as TrainResult
+from .trainer import has_save as has_save
+from .trainer import train as train
 from .workers import is_first_process as is_first_process

@@ -21,7 +21,7 @@ from ..gaussians import init_from_points
 from ..optimizers import make_optimizer
 from ..scenes import Scene
 from .config import PRESETS, MetaConfig, with_scheme
-from .train import MetaStep, has_save, train
+from .trainer import MetaStep, has_save, train
 
 # Sizes with which 18 trainings take an hour, not days, and a rule without the fading of `anchored.trust` and of pulls: that would lead every
 # variant back to `nominal` late, whatever its training did.

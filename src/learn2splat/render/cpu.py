@@ -128,7 +128,7 @@ def rasterize_cpu(
         raise OptionError(f"the CPU renders at most {native.MAX_WIDTH} px wide images, got {width}")
     sh = campos = None
     if sh_degree is not None and "RGB" in render_mode:
-        sh, campos = colors, torch.linalg.inv(viewmats)[:, :3, 3]
+        sh, campos = colors, torch.linalg.inv_ex(viewmats)[0][:, :3, 3]  # no error for a singular one: nothing is seen through it
     means2d, depths, conics, compensated, view_colors, radii = _Project.apply(
         means, quats, scales, opacities, sh, campos, viewmats, Ks, width, height, near_plane, far_plane, eps2d, sh_degree, antialiased)  # fmt: skip
     if means2d.requires_grad:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import operator
+
 import torch
 from torch import Tensor
 
@@ -67,7 +70,12 @@ def rasterize(
     In a process that was forked after torch has used threads, those are gone, and libgomp waits for them for ever, here as in torch's own operators:
     call `torch.set_num_threads(1)` there first, or start processes with `spawn`.
     """
+    width, height = _whole(width, "width"), _whole(height, "height")
+    sh_degree = None if sh_degree is None else _whole(sh_degree, "sh_degree")
     _check(means, quats, scales, opacities, colors, viewmats, Ks, width, height, sh_degree, backgrounds, render_mode, rasterize_mode)
+    if not (math.isfinite(near_plane) and far_plane > near_plane and math.isfinite(eps2d) and eps2d >= 0):
+        got = f"near_plane {near_plane}, far_plane {far_plane} and eps2d {eps2d}"
+        raise OptionError(f"rasterize needs a finite near_plane, a far_plane beyond it and eps2d of at least 0, got {got}")
     options = dict(
         sh_degree=sh_degree,
         near_plane=near_plane,
@@ -110,7 +118,18 @@ def render_views(
     return renders
 
 
+def _whole(value: int, name: str) -> int:
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise OptionError(f"{name} must be a whole number, got {value!r}") from None
+
+
 def _check(means, quats, scales, opacities, colors, viewmats, Ks, width, height, sh_degree, backgrounds, render_mode, rasterize_mode) -> None:
+    tensors = {"means": means, "quats": quats, "scales": scales, "opacities": opacities, "colors": colors, "viewmats": viewmats, "Ks": Ks}
+    for name, tensor in {**tensors, **({} if backgrounds is None else {"backgrounds": backgrounds})}.items():
+        if not isinstance(tensor, Tensor) or tensor.layout != torch.strided:
+            raise ShapeError(f"{name} must be a dense torch tensor, got {type(tensor).__name__}: convert it with torch.as_tensor or .to_dense()")
     if means.ndim != 2 or means.shape[1] != 3:
         raise ShapeError(f"means must have shape (N, 3), got {tuple(means.shape)}")
     if viewmats.ndim != 3 or viewmats.shape[1:] != (4, 4):
