@@ -15,16 +15,15 @@ function setUp(root, scenes) {
   const scene = () => scenes[Number($("scene").value)];
   const lane = label => scene().lanes.find(each => each.label === label);
 
-  // The moments of the slider: all that any optimizer has, in steps or seconds.
-  const moments = () => {
-    const axis = $("axis").value;
-    const all = scene().lanes.flatMap(each => each.frames.map(frame => frame[axis]));
-    return [...new Set(all.map(x => Number(x.toPrecision(2))))].sort((a, b) => a - b);
-  };
+  // Where a frame is on the slider, in steps or seconds. A frame may have a mark: the moment at which it was to be made, which the step under
+  // way overshot a little.
+  const place = frame => Number(($("axis").value === "step" ? frame.step : frame.mark ?? frame.seconds).toPrecision(2));
+  // The moments of the slider: all that any optimizer has.
+  const moments = () => [...new Set(scene().lanes.flatMap(each => each.frames.map(place)))].sort((a, b) => a - b);
   // The last frame at or before the moment; the first if there is none.
   const frameAt = (label, moment) => {
-    const axis = $("axis").value, frames = lane(label).frames;
-    return frames.filter(frame => Number(frame[axis].toPrecision(2)) <= moment).pop() ?? frames[0];
+    const frames = lane(label).frames;
+    return frames.filter(frame => place(frame) <= moment).pop() ?? frames[0];
   };
 
   function show() {

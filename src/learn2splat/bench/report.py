@@ -111,9 +111,13 @@ def html_report(found: Sequence[Comparison], out: Path) -> str:
     pictures = [picture_data(c, out) for c in found]
     sections = [_section(i, c, data) for i, (c, data) in enumerate(zip(found, pictures))]
     body = '<h1>Comparison of optimizers</h1>\n<p class="quiet">3D Gaussian Splatting, made by learn2splat bench</p>' + "\n".join(sections)
+    return page("Comparison of optimizers", body, comparison_script(pictures), wide=True)
+
+
+def comparison_script(pictures: Sequence[list[dict]]) -> str:
+    """What moves the sliders of all `comparison_frame`s of a page; `pictures`: for each the data that `picture_data` makes."""
     data = json.dumps(pictures, allow_nan=False).replace("<", "\\u003c")  # no text can end the script or open a comment in it
-    script = Path(__file__).with_name("report.js").read_text()
-    return page("Comparison of optimizers", body, f"const COMPARISONS = {data};\n{script}", wide=True)
+    return f"const COMPARISONS = {data};\n{Path(__file__).with_name('report.js').read_text()}"
 
 
 def _section(i: int, c: Comparison, pictures: list[dict]) -> str:
@@ -125,7 +129,7 @@ def _section(i: int, c: Comparison, pictures: list[dict]) -> str:
 <p class="headline">{html.escape(tables.headline(c))}</p>
 {_table(c, first)}
 {f'<ul class="wrong">{"".join(f"<li>{html.escape(line)}</li>" for line in wrong)}</ul>' if wrong else ""}
-{_compare(i) if pictures else ""}
+{comparison_frame(i) if pictures else ""}
 <h3>How fast each one gets there</h3>
 <p class="quiet">Held-out PSNR in dB; lines are means over seeds, bands go from the lowest to the highest seed.</p>
 <div class="charts pairs">{"".join(_charts(c, scene) for scene in c.scenes)}</div>
@@ -164,13 +168,13 @@ def _charts(c: Comparison, scene: str) -> str:
     return "".join(figures)
 
 
-def _compare(i: int) -> str:
-    """The frame of the slider; report.js fills it."""
+def comparison_frame(i: int, scene: str = "scene") -> str:
+    """The frame of a slider; report.js fills it. `scene`: what its scenes are called."""
     return f"""
 <h3>The same held-out view</h3>
 <div class="card compare" data-comparison="{i}">
 <div class="controls">
-<label>scene<select class="scene"></select></label>
+<label>{scene}<select class="scene"></select></label>
 <label>left<select class="left"></select></label>
 <label>right<select class="right"></select></label>
 <label>at equal<select class="axis"><option value="seconds">time</option><option value="step">steps</option></select></label>

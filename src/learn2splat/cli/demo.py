@@ -1,4 +1,7 @@
-"""`learn2splat demo`: fit the built-in scene with several optimizers; a table in the terminal and a page to look at."""
+"""`learn2splat demo`: fit the built-in scene with several optimizers, the same seconds for each; a table in the terminal and a page to look at.
+
+They take turns, as in `bench`: what else runs on the machine slows all alike.
+"""
 
 from __future__ import annotations
 
@@ -11,23 +14,27 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from ..bench import GroupProgress
+from ..bench.lane import LaneProgress
 from ..errors import OptionError
-from ..files import atomic_write
-from ..fit import Progress, fit, flat_plan, rendered, score
+from ..files import atomic_write, locked
+from ..fit import FitRun, Plan, make_plan, rendered
+from ..fit.measure import measured_step_seconds
 from ..gaussians import Gaussians, init_from_points
-from ..losses import psnr
 from ..optimizers import make_optimizer
-from ..optimizers.weights import packaged_weights
 from ..scenes import Scene, make_procedural_scene
-from .common import Command, Interrupted, machine, note, portable_command, stop_on_signals
-from .demo_page import TITLE, DemoRun, render_report
-from .progress import FitProgress
+from .bench_progress import BenchProgress
+from .common import Command, Interrupted, machine, machine_text, note, portable_command, stop_on_signals, versions_text, weights_text
+from .demo_page import TITLE, DemoRun, Moment, demo_page, label
+from .plan_table import plan_sentence
+from .progress import duration
+from .result import PLY, REPORT, save_gaussians
 
 OPTIMIZERS = ("adam", "adam-auto", "learned")
-EVAL_STEPS = (0, 3, 10, 30, 100, 200, 300)
-SHOWN_STEPS = (0, 10, 30, 100, 300)
-WIDTH, HEIGHT, NUM_POINTS = 160, 120, 2500
-MAX_SECONDS = 45.0  # Per optimizer, so that the demo ends soon on any machine.
+WIDTH, HEIGHT, NUM_POINTS = 400, 300, 4000
+SHOWN = (0, 1 / 15, 2 / 15, 4 / 15, 8 / 15, 1)  # shares of the time: with 15 s the start, 1, 2, 4, 8 and 15 s
+SCORED = (*SHOWN, 1 / 30, 0.4, 0.75)  # more points for the curves
+SLICE = 0.25  # seconds of a turn
 
 
 @dataclass(frozen=True)
@@ -35,85 +42,111 @@ class Demo(Command):
     """Fit the built-in scene with three optimizers and write a report."""
 
     out: Path = Path("out/demo")
-    """Folder for report.html."""
-    steps: int = 300
-    """Steps of each optimizer."""
+    """Folder for report.html and the splat of the last optimizer."""
+    seconds: float = 15.0
+    """Seconds of optimization for each optimizer."""
     seed: int = 0
-    """Fixes the scene and everything that is random."""
+    """Fixes the scene and everything that is random but the number of steps."""
 
     def run(self) -> None:
-        if self.steps < 1:
-            raise OptionError(f"--steps must be at least 1, got {self.steps}")
-        report = self.out / "report.html"
-        if report.exists() and TITLE not in report.read_text(errors="replace"):
-            raise OptionError(f"{report} is not a report of learn2splat demo: choose another folder for --out")
-        note("making the scene")
-        scene = make_procedural_scene(self.seed, layout="orbit", width=WIDTH, height=HEIGHT, num_points=NUM_POINTS)
-        start = init_from_points(scene.points, scene.colors, generator=torch.Generator().manual_seed(self.seed))
-        shown = [step for step in SHOWN_STEPS if step < self.steps] + [self.steps]
-        runs = [self._fit(scene, start, name, shown) for name in OPTIMIZERS]
-        _print_table(runs, shown)
-        atomic_write(report, render_report(scene, runs, shown, headline(runs), self._facts(scene)))
+        if not 0 < self.seconds < float("inf"):
+            raise OptionError(f"--seconds must be positive, got {self.seconds}")
+        report = self.out / REPORT
+        if report.exists():
+            if f"<title>{TITLE}</title>" not in report.read_text(errors="replace"):
+                raise OptionError(f"{report} is not a report of learn2splat demo: choose another folder for --out")
+        elif (self.out / PLY).exists():
+            raise OptionError(f"{self.out / PLY} is not of learn2splat demo: choose another folder for --out")
+        with locked(self.out), stop_on_signals() as should_stop:
+            note("making the scene")
+            scene = make_procedural_scene(self.seed, layout="orbit", width=WIDTH, height=HEIGHT, num_points=NUM_POINTS)
+            start = init_from_points(scene.points, scene.colors, generator=torch.Generator().manual_seed(self.seed))
+            sizes = [scene.size(i) for i in scene.train_idx]
+            plan = make_plan(sizes, len(start), seconds=self.seconds, step_seconds=measured_step_seconds(scene, start))
+            note(plan_sentence(plan, scene, len(start)))
+            lanes = [_Lane(name, scene, start, plan, self.seed, self.seconds) for name in OPTIMIZERS]
+            with BenchProgress(1) as progress:
+                while (going := [lane for lane in lanes if not lane.run.finished]) and not should_stop():
+                    lane = min(going, key=lambda lane: lane.run.seconds)
+                    lane.take_turn()
+                    progress(GroupProgress(scene.name, self.seed, tuple(lane.progress for lane in lanes), lane.name if lane.run.finished else None))
+            runs = [lane.result() for lane in lanes]
+            marks = [share * self.seconds for share in SHOWN]
+            atomic_write(report, demo_page(scene, start, runs, marks, headline(runs), self._facts(scene, plan)))
+            save_gaussians(self.out, scene, runs[-1].result.gaussians)
+        if should_stop():
+            raise Interrupted(f"stopped; {report} shows what was done until then")
+        _print_table(runs, marks)
         print(f"Report: {report}")
+        print(f"Splat of {runs[-1].name}: {self.out / PLY}, for any splat viewer, such as superspl.at/editor")
 
-    def _fit(self, scene: Scene, start: Gaussians, name: str, shown: list[int]) -> DemoRun:
-        first = scene.test_idx[:1]
-        stages: dict[int, tuple[torch.Tensor, float]] = {}
-
-        plan = flat_plan(WIDTH, steps=self.steps, seconds=MAX_SECONDS, views_per_step=8)
-        with stop_on_signals() as should_stop, FitProgress(name, plan) as bar:
-
-            def on_step(progress: Progress) -> None:
-                bar(progress)
-                if progress.step in shown and progress.step not in stages:
-                    _, render, photo = next(rendered(scene, progress.gaussians, first))
-                    stages[progress.step] = render, float(psnr(render[None], photo[None])[0])
-
-            result = fit(
-                scene,
-                start,
-                make_optimizer(name),
-                plan=plan,
-                seed=self.seed,
-                eval_at=EVAL_STEPS,
-                on_step=on_step,
-                should_stop=should_stop,
-            )
-        if result.interrupted:
-            raise Interrupted("stopped; the demo writes its report only at the end")
-        renders = {i: render for i, render, _ in rendered(scene, result.gaussians, scene.test_idx)}
-        return DemoRun(name, result, score(scene, result.gaussians), [renders[i] for i in scene.test_idx], stages)
-
-    def _facts(self, scene: Scene) -> dict[str, str]:
+    def _facts(self, scene: Scene, plan: Plan) -> dict[str, str]:
         here = machine()
-        untrained = "takes the steps of the hand-made rule nominal: no trained weights are in this package"
         return {
             "command": " ".join(["learn2splat", *portable_command(sys.argv[1:])]),
-            "processor": f"{here['cpu']}, {here['threads']} of {here['cores']} cores",
-            "versions": f"learn2splat {here['learn2splat']}, torch {here['torch']}, Python {here['python']}, {here['system']}",
-            "scene": f"{scene.name}, seed {self.seed}: {len(scene)} photos, {len(scene.points)} points",
-            "learned": untrained if packaged_weights() is None else f"weights {packaged_weights()}",
-            "protocol": "every 8th photo held out; 8 photos per step; L1 and SSIM loss; no density control; time is optimization only",
+            "machine": machine_text(here),
+            "versions": versions_text(here),
+            "scene": f"{scene.name}, seed {self.seed}: {len(scene)} photos of {WIDTH}x{HEIGHT} px, {len(scene.points)} points",
+            "learned": f"weights {weights_text('learned')}" if weights_text("learned") else "untrained: the steps of the hand-made rule nominal",
+            "protocol": f"every 8th photo held out; L1 and SSIM loss; density control {plan.density}; the time is that of optimization only",
         }
 
 
+class _Lane:
+    """One optimizer's run, looked at whenever a mark is passed."""
+
+    def __init__(self, name: str, scene: Scene, start: Gaussians, plan: Plan, seed: int, seconds: float) -> None:
+        self.name, self.scene = name, scene
+        self.run = FitRun(scene, start, make_optimizer(name), plan, seed=seed)
+        self.marks = sorted({share * seconds for share in SCORED})
+        self.moments: list[Moment] = []
+        self._look()
+
+    @property
+    def progress(self) -> LaneProgress:
+        status = "diverged" if self.run.diverged else "done" if self.run.finished else "running"
+        return LaneProgress(self.name, status, self.run.step, self.run.seconds, self.run.progress, self.run.curve[-1].psnr)
+
+    def take_turn(self) -> None:
+        until = self.run.seconds + SLICE
+        while self.run.seconds < until and not self.run.finished:
+            self.run.advance()
+            self._look()
+
+    def result(self) -> DemoRun:
+        """Of a run that was stopped, too."""
+        self.run.evaluate()
+        return DemoRun(self.name, self.run.result(interrupted=not self.run.finished), self.moments)
+
+    def _look(self) -> None:
+        """Score and render, if a mark has been passed."""
+        passed = [mark for mark in self.marks if self.run.seconds >= mark or self.run.finished]
+        if passed:
+            self.run.evaluate()
+            renders = {i: render for i, render, _ in rendered(self.scene, self.run.gaussians, self.scene.test_idx)}
+            self.moments += [Moment(mark, self.run.curve[-1], [renders[i] for i in self.scene.test_idx]) for mark in passed]
+            self.marks = self.marks[len(passed) :]
+
+
 def headline(runs: list[DemoRun]) -> str:
-    """What the numbers say: where every run ends, and when the last passes the final PSNR of the first."""
-    ends = ", ".join(f"{run.name} reaches {run.result.psnr:.2f} dB in {run.result.steps} steps" for run in runs)
-    first, last = runs[0], runs[-1]
-    passed = next((point for point in last.result.curve if point.psnr >= first.result.psnr), None)
-    if passed is None or passed.step >= first.result.steps:
-        return f"{ends}."
-    return f"{ends}; {last.name} is past {first.name}'s final value by step {passed.step}."
+    """What the numbers say: where every run ends, and when the last passes the final PSNR of the best of the others."""
+    *others, last = runs
+    longest = max(run.result.seconds for run in runs)
+    text = f"After {duration(longest)}: {', '.join(f'{run.name} {run.result.psnr:.2f} dB' for run in runs)}."
+    rival = max(others, key=lambda run: run.result.psnr)
+    passed = next((point for point in last.result.curve if point.psnr >= rival.result.psnr), None)
+    if passed is None or passed.seconds >= rival.result.seconds:
+        return text
+    return f"{text} What {rival.name} has at the end, {last.name} had after {duration(passed.seconds)}."
 
 
-def _print_table(runs: list[DemoRun], shown: list[int]) -> None:
-    table = Table(title="Held-out PSNR (dB) of the built-in scene after so many steps", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+def _print_table(runs: list[DemoRun], marks: list[float]) -> None:
+    table = Table(title="Held-out PSNR (dB) of the built-in scene after so many seconds", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("optimizer", no_wrap=True)
-    for name in (*map(str, shown[:-1]), "end", "SSIM", "steps", "s", "ms/step"):
+    for name in (*map(label, marks), "SSIM", "steps", "Gaussians"):
         table.add_column(name, justify="right", no_wrap=True)
     for run in runs:
-        values = [*(run.psnr_at(step) for step in shown[:-1]), run.result.psnr]
+        values = [run.psnr_at(mark) for mark in marks]
         row = ["-" if value is None else f"{value:.2f}" for value in values]
-        table.add_row(run.name, *row, f"{run.result.ssim:.3f}", str(run.result.steps), f"{run.result.seconds:.1f}", f"{run.ms_per_step:.0f}")
+        table.add_row(run.name, *row, f"{run.result.ssim:.3f}", str(run.result.steps), str(len(run.result.gaussians)))
     Console().print(table)

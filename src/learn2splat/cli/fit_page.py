@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..bench.chart import Series, line_chart
 from ..bench.page import color, facts_table, page
-from ..fit import FitResult, PhotoScore
+from ..fit import FitResult, PhotoScore, Plan
 from ..scenes import Scene
 from .common import machine_text, versions_text, weights_text
 from .fit_pictures import ERROR_COLORS, LARGEST_ERROR, HeldOut
@@ -41,6 +41,7 @@ def fit_page(scene: Scene, result: FitResult, scores: Sequence[PhotoScore], pict
     number = len(scene.test_idx)
     judges = "1 held-out photo, which it has not seen, tells" if number == 1 else f"{number} held-out photos, which it has not seen, tell"
     largest = max(max(scene.size(i)) for i in scene.train_idx)
+    start = result.changes[0].num_gaussians if result.changes else len(result.gaussians)
     wrong = ' class="wrong"' if result.ended in ("interrupted", "diverged") else ""
     body = f"""
 <h1>{html.escape(scene.name)}</h1>
@@ -53,7 +54,8 @@ to {len(scene.train_idx)} photos of up to {largest} px; {judges} how good it is.
 <h2>Where the time went</h2>
 {_time(result)}
 <div class="charts">
-<div><h2>The plan</h2><div class="card scroll">{_plan(result)}<p class="note">Ends {html.escape(plan_end(result.plan))}.</p></div></div>
+<div><h2>The plan</h2>
+<div class="card scroll">{plan_html(result.plan, start)}<p class="note">Ends {html.escape(plan_end(result.plan))}.</p></div></div>
 {_scores(scores)}
 </div>
 <h2>Where and how this was made</h2>
@@ -168,10 +170,10 @@ def _time(result: FitResult) -> str:
     return f'<div class="card"><div class="shares">{"".join(parts)}</div><div class="legend">{"".join(legend)}</div>{note}</div>'
 
 
-def _plan(result: FitResult) -> str:
-    start = result.changes[0].num_gaussians if result.changes else len(result.gaussians)
+def plan_html(plan: Plan, num_gaussians: int) -> str:
+    """The plan of a run that starts with so many Gaussians, as a table."""
     head = "".join(f"<th>{name}</th>" for name in HEAD)
-    rows = "".join(f"<tr>{''.join(f'<td>{html.escape(text)}</td>' for text in row)}</tr>" for row in plan_rows(result.plan, start))
+    rows = "".join(f"<tr>{''.join(f'<td>{html.escape(text)}</td>' for text in row)}</tr>" for row in plan_rows(plan, num_gaussians))
     return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
 
 
