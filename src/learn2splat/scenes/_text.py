@@ -40,8 +40,8 @@ def read_text(path: Path) -> str:
         raise SceneError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
 
 
-def read_json(path: Path, what: str) -> dict[str, Any]:
-    """The JSON object in a file. Keys whose value is null are left out, at any depth: exporters write null for what they do not know.
+def read_json(path: Path, what: str, *, top: type = dict) -> Any:
+    """The JSON in a file, an object or (`top`) a list. Keys whose value is null are left out: exporters write null for what they do not know.
 
     Raises:
         SceneError: the file cannot be read, is not JSON, or is nested beyond any use; `what` says what it should have been.
@@ -52,8 +52,9 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
     except (ValueError, RecursionError, MemoryError) as error:
         reason = "it is nested too deeply" if isinstance(error, RecursionError) else error
         raise SceneError(f"{path} is not a readable {what} ({reason})") from error
-    if not isinstance(content, dict):
-        raise SceneError(f"{path} is not a readable {what}: expected a JSON object, got {type(content).__name__}")
+    if not isinstance(content, top):
+        expected = "a JSON object" if top is dict else "a list"
+        raise SceneError(f"{path} is not a readable {what}: expected {expected}, got {type(content).__name__}")
     return content
 
 

@@ -35,13 +35,20 @@ def read_transforms(root: Path, files: list[tuple[Path, bool | None]], options: 
     Raises:
         SceneError: a file is malformed, a lens is not perspective, or the named point cloud is missing.
     """
-    folder = files[0][0].parent
+    return read_frames(root, files[0][0].parent, [(file, read_json(file, "transforms.json"), held_out) for file, held_out in files], options, notes)
+
+
+def read_frames(root: Path, folder: Path, sources: list[tuple[Path, dict[str, Any], bool | None]], options: LoadOptions, notes: Notes) -> RawModel:
+    """`read_transforms` of what has been read already, or made of another format.
+
+    Args:
+        folder: in which photos and masks are named.
+        sources: (file, for messages; content as that of a transforms.json; whether its photos are held out).
+    """
+    files, metas = [(file, held_out) for file, _, held_out in sources], [meta for _, meta, _ in sources]
     points, colors = np.zeros((0, 3)), np.zeros((0, 3), np.uint8)
     frames: list[_Frame] = []
-    metas = []
-    for file, held_out in files:
-        meta = read_json(file, "transforms.json")
-        metas.append(meta)
+    for file, meta, held_out in sources:
         found = meta.get("frames")
         if not isinstance(found, list):
             raise SceneError(f"{file} is malformed: expected a list under the key 'frames'")

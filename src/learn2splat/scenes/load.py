@@ -7,6 +7,7 @@ import warnings
 from pathlib import Path
 
 from ..errors import SceneError
+from ._apps import read_app
 from ._assemble import assemble, check_options
 from ._colmap import read_colmap
 from ._find import find_model, find_transforms, find_transforms_below, no_scene
@@ -29,8 +30,8 @@ def load_scene(
     """Read posed photos into the normalised frame (docs/conventions.md).
 
     Reads a COLMAP folder (in sparse/0, sparse, the folder itself or one below; .bin or .txt; SIMPLE_PINHOLE, PINHOLE, SIMPLE_RADIAL, RADIAL, OPENCV,
-    FULL_OPENCV; photos in images/ or beside) or transforms.json (NeRF-synthetic, instant-ngp, nerfstudio). A folder with both is read as COLMAP,
-    unless the model lies deeper than the transforms.json.
+    FULL_OPENCV; photos in images/ or beside), transforms.json (NeRF-synthetic, instant-ngp, nerfstudio), raw data of Polycam, or a project of OpenSfM
+    or WebODM. A folder with the first two is read as COLMAP, unless the model lies deeper than the transforms.json.
 
     Args:
         path: the folder, or a transforms.json.
@@ -76,4 +77,7 @@ def _read(root: Path, options: LoadOptions) -> RawModel:
         transforms = find_transforms_below(root) if deeper else find_transforms(root)
         if transforms:
             return read_transforms(root, transforms, options, notes)
+        app = None if deeper else read_app(root, options, notes)
+        if app is not None:
+            return app
     raise no_scene(root)
