@@ -56,6 +56,7 @@ def assert_same_result(out, whole):
     assert ours[0].keys() == theirs[0].keys()
     assert all(torch.equal(ours[0][name], theirs[0][name]) for name in ours[0])
     assert (out / "point_cloud.ply").read_bytes() == (whole / "point_cloud.ply").read_bytes()
+    assert not list(out.rglob("*.partial"))  # nothing is left of what was being written
     curves = [[(p["step"], p["psnr"], p["ssim"]) for p in json.loads((folder / "metrics.json").read_text())["curve"]] for folder in (out, whole)]
     assert curves[0] == curves[1]
 

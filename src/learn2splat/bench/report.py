@@ -33,7 +33,6 @@ def write_report(out: Path) -> list[Comparison]:
         SaveError: the files cannot be written.
     """
     found = comparisons(read_cells(out))
-    check_folder(out)
     if not found:
         raise OptionError(f"no results in {out}: expected what learn2splat bench --out {out} writes")
     atomic_write(out / HTML, html_report(found, out))

@@ -98,10 +98,10 @@ def render_names(scene: Scene) -> list[str]:
 
 def remove_result(folder: Path) -> None:
     """Remove what `fit` has written beside the configuration, and nothing else: a folder is removed only where that leaves it empty."""
-    with suppress(OSError, ValueError):
+    with suppress(OSError, ValueError, AttributeError, TypeError):
         names = read_json(folder / METRICS).get("renders", [])
         for name in names:
-            if file_name(name) == name:
+            if file_name(name) == name:  # none that leads elsewhere
                 (folder / RENDERS / name).unlink(missing_ok=True)
     for old in (PLY, METRICS, REPORT):
         (folder / old).unlink(missing_ok=True)
