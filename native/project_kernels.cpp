@@ -31,6 +31,29 @@ template <class T> L2S_INLINE void store_column(T *base, int64_t stride, int k, 
     }
 }
 
+// The first `count` columns: whole squares of rows and columns are transposed in registers.
+template <class T> L2S_INLINE void load_columns(const T *base, int64_t stride, int count, int n, Vec<T> *columns) {
+    int k = 0;
+    if constexpr (sizeof(T) == 4)
+        for (; n == LANES<T> && k + LANES<T> <= count; k += LANES<T>) {
+            for (int l = 0; l < LANES<T>; ++l) columns[k + l] = load<T>(base + l * stride + k);
+            transpose(columns + k);
+        }
+    for (; k < count; ++k) columns[k] = load_column(base, stride, k, n);
+}
+
+template <class T> L2S_INLINE void store_columns(T *base, int64_t stride, int count, int n, const Vec<T> *columns) {
+    int k = 0;
+    if constexpr (sizeof(T) == 4)
+        for (; n == LANES<T> && k + LANES<T> <= count; k += LANES<T>) {
+            Vec<T> rows[LANES<T>];
+            for (int l = 0; l < LANES<T>; ++l) rows[l] = columns[k + l];
+            transpose(rows);
+            for (int l = 0; l < LANES<T>; ++l) store<T>(base + l * stride + k, rows[l]);
+        }
+    for (; k < count; ++k) store_column(base, stride, k, n, columns[k]);
+}
+
 // What does not depend on the view: M = R(q) S.
 template <class T> struct Shape {
     Vec<T> mean[3], scale[3], opacity;
@@ -64,10 +87,8 @@ template <class T> L2S_INLINE void load_shape(const ProjectArgs<T> &a, int64_t i
 // SH coefficients of the block; a Gaussian with one that is not finite becomes unusable.
 template <class T> L2S_INLINE void load_sh(const ProjectArgs<T> &a, int64_t i, int n, int num_bases, Shape<T> &s, Vec<T> *coefficients) {
     Vec<T> check{};
-    for (int k = 0; k < 3 * num_bases; ++k) {
-        coefficients[k] = load_column(a.sh + a.sh_stride * i, a.sh_stride, k, n);
-        check += coefficients[k] * T(0);
-    }
+    load_columns(a.sh + a.sh_stride * i, a.sh_stride, 3 * num_bases, n, coefficients);
+    for (int k = 0; k < 3 * num_bases; ++k) check += coefficients[k] * T(0);
     s.usable &= check == T(0);
     for (int k = 0; k < 3 * num_bases; ++k) coefficients[k] = select(s.usable, coefficients[k], Vec<T>{});
 }
@@ -329,7 +350,7 @@ template <class T> void project_backward(const ProjectArgs<T> &a, const ProjectG
         for (int k = 0; k < 3; ++k) store_column(g.v_means + 3 * i, 3, k, n, v_mean[k]);
         if (a.antialiased) store_column(g.v_opacities + i, 1, 0, n, v_opacity);
         if (num_bases > 0) {
-            for (int k = 0; k < 3 * num_bases; ++k) store_column(g.v_sh + a.sh_stride * i, a.sh_stride, k, n, v_coefficients[k]);
+            store_columns(g.v_sh + a.sh_stride * i, a.sh_stride, 3 * num_bases, n, v_coefficients);
             for (int64_t k = 3 * num_bases; k < a.sh_stride; ++k) store_column(g.v_sh + a.sh_stride * i, a.sh_stride, int(k), n, zero);
         }
     }

@@ -89,18 +89,33 @@ void prepare(const RasterInput<T> &in, int view, int band_rows, int64_t begin, i
     }
 }
 
+// All fields of LANES slots: fields[i][lane] is the i-th number of a slot.
+constexpr int SLOT_FIELDS = 16;
+L2S_INLINE void load_slots(const Slot<float> *slots, vec_f *fields) {
+    static_assert(sizeof(Slot<float>) == SLOT_FIELDS * sizeof(float), "whole vectors");
+    for (int c = 0; c < SLOT_FIELDS; c += LANES<float>) {
+        for (int l = 0; l < LANES<float>; ++l) fields[c + l] = load(&slots[l].x + c);
+        transpose(fields + c);
+    }
+}
+L2S_INLINE void load_slots(const Slot<double> *slots, vec_d *fields) {
+    for (int c = 0; c < SLOT_FIELDS - 2; ++c)  // the last two are no float64
+        for (int l = 0; l < LANES<double>; ++l) fields[c][l] = (&slots[l].x)[c];
+}
+
 template <class T> void make_spans(const BandArgs<T> &band) {
     using V = Vec<T>;
-    constexpr int SLOT = int(sizeof(Slot<T>) / sizeof(T));
     const int64_t stride = padded(band.num_slots);
     for (int strip = 0; strip < band.strips; ++strip) band.num_spans[strip] = 0;
     for (int64_t k = 0; k < band.num_slots; k += LANES<T>) {
         const Slot<T> *slots = band.slots + k;
         const int n = band.num_slots - k < LANES<T> ? int(band.num_slots - k) : LANES<T>;
-        auto field = [&](const T *first) __attribute__((always_inline)) { return load_strided<T, SLOT>(first, n); };
-        const V x = field(&slots->x), y = field(&slots->y) - T(band.y0), rx = field(&slots->rx), ry = field(&slots->ry), det = field(&slots->det);
-        const V a = field(&slots->A) * T(2 / LOG2E), b = field(&slots->B) * T(1 / LOG2E), c = field(&slots->C) * T(2 / LOG2E);
-        const V t = (field(&slots->log_opacity) - T(LOG2_CUTOFF)) * T(2 / LOG2E);  // a dx^2 + 2 b dx dy + c dy^2 <= t
+        V fields[SLOT_FIELDS];
+        load_slots(slots, fields);  // also of the padding, whose spans are left out
+        auto field = [&](const T &of_first) __attribute__((always_inline)) { return fields[&of_first - &slots->x]; };
+        const V x = field(slots->x), y = field(slots->y) - T(band.y0), rx = field(slots->rx), ry = field(slots->ry), det = field(slots->det);
+        const V a = field(slots->A) * T(2 / LOG2E), b = field(slots->B) * T(1 / LOG2E), c = field(slots->C) * T(2 / LOG2E);
+        const V t = (field(slots->log_opacity) - T(LOG2_CUTOFF)) * T(2 / LOG2E);  // a dx^2 + 2 b dx dy + c dy^2 <= t
         const V row0 = first_pixel<T>(y - ry, band.rows), row1 = last_pixel<T>(y + ry, band.rows);
         const V inv_a = T(1) / a, at = a * t, tip = b * rx / c;  // the rightmost point lies at dy = -tip, the leftmost at +tip
         const V slack = T(SLACK) + T(SLACK) * root(at) * inv_a;

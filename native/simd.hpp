@@ -235,6 +235,36 @@ L2S_INLINE mask_d to_int(vec_d x) { return __builtin_convertvector(x, mask_d); }
 // sqrt(max(x, 0))
 template <class V> L2S_INLINE V root(V x) { return vsqrt(vmax(x, V{})); }
 
+// (a0, b0, a1, b1, ...) of the first and of the second halves.
+L2S_INLINE void interleave(vec_f a, vec_f b, vec_f &low, vec_f &high) {
+#if defined(L2S_AVX512)
+    const __m512i first = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+    low = (vec_f)_mm512_permutex2var_ps((__m512)a, first, (__m512)b);
+    high = (vec_f)_mm512_permutex2var_ps((__m512)a, _mm512_add_epi32(first, _mm512_set1_epi32(8)), (__m512)b);
+#elif defined(__AVX2__)
+    const __m256 x = _mm256_unpacklo_ps((__m256)a, (__m256)b), y = _mm256_unpackhi_ps((__m256)a, (__m256)b);
+    low = (vec_f)_mm256_permute2f128_ps(x, y, 0x20);
+    high = (vec_f)_mm256_permute2f128_ps(x, y, 0x31);
+#else
+    for (int i = 0; i < LANES<float> / 2; ++i) {
+        low[2 * i] = a[i], low[2 * i + 1] = b[i];
+        high[2 * i] = a[LANES<float> / 2 + i], high[2 * i + 1] = b[LANES<float> / 2 + i];
+    }
+#endif
+}
+
+// As many rows as a vector has lanes, transposed: log2(LANES<float>) perfect shuffles.
+L2S_INLINE void transpose(vec_f *rows) {
+#pragma GCC unroll 4
+    for (int step = 1; step < LANES<float>; step *= 2) {
+        vec_f next[LANES<float>];
+#pragma GCC unroll 8
+        for (int i = 0; i < LANES<float> / 2; ++i) interleave(rows[i], rows[i + LANES<float> / 2], next[2 * i], next[2 * i + 1]);
+#pragma GCC unroll 16
+        for (int i = 0; i < LANES<float>; ++i) rows[i] = next[i];
+    }
+}
+
 template <class T> L2S_INLINE T horizontal_sum(Vec<T> v) {
     T lanes[LANES<T>];
     store<T>(lanes, v);

@@ -14,36 +14,6 @@ constexpr int DENSE_ROWS = 8;  // 24 sums and 3 inputs in 32 registers
 constexpr int DENSE_ROWS = 4;  // 12 sums, 3 inputs and a weight in 16
 #endif
 
-// (a0, b0, a1, b1, ...) of the first and of the second halves.
-L2S_INLINE void interleave(vec_f a, vec_f b, vec_f &low, vec_f &high) {
-#if defined(L2S_AVX512)
-    const __m512i first = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
-    low = (vec_f)_mm512_permutex2var_ps((__m512)a, first, (__m512)b);
-    high = (vec_f)_mm512_permutex2var_ps((__m512)a, _mm512_add_epi32(first, _mm512_set1_epi32(8)), (__m512)b);
-#elif defined(__AVX2__)
-    const __m256 x = _mm256_unpacklo_ps((__m256)a, (__m256)b), y = _mm256_unpackhi_ps((__m256)a, (__m256)b);
-    low = (vec_f)_mm256_permute2f128_ps(x, y, 0x20);
-    high = (vec_f)_mm256_permute2f128_ps(x, y, 0x31);
-#else
-    for (int i = 0; i < VEC / 2; ++i) {
-        low[2 * i] = a[i], low[2 * i + 1] = b[i];
-        high[2 * i] = a[VEC / 2 + i], high[2 * i + 1] = b[VEC / 2 + i];
-    }
-#endif
-}
-
-// VEC rows of VEC numbers, transposed: log2(VEC) perfect shuffles.
-L2S_INLINE void transpose(vec_f *rows) {
-#pragma GCC unroll 4
-    for (int step = 1; step < VEC; step *= 2) {
-        vec_f next[VEC];
-#pragma GCC unroll 8
-        for (int i = 0; i < VEC / 2; ++i) interleave(rows[i], rows[i + VEC / 2], next[2 * i], next[2 * i + 1]);
-#pragma GCC unroll 16
-        for (int i = 0; i < VEC; ++i) rows[i] = next[i];
-    }
-}
-
 // `columns` columns of BLOCK rows, transposed VEC by VEC: from(lane, c, i) and to(lane, c, i) point at the i-th vector of the square that begins there.
 template <class From, class To> L2S_INLINE void copy_transposed(int columns, From &&from, To &&to) {
     for (int lane = 0; lane < BLOCK; lane += VEC)
