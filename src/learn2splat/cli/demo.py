@@ -6,6 +6,7 @@ They take turns, as in `bench`: what else runs on the machine slows all alike.
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,19 +59,7 @@ class Demo(Command):
         elif (self.out / PLY).exists():
             raise OptionError(f"{self.out / PLY} is not of learn2splat demo: choose another folder for --out")
         with locked(self.out), stop_on_signals() as should_stop:
-            note("making the scene")
-            scene = make_procedural_scene(self.seed, layout="orbit", width=WIDTH, height=HEIGHT, num_points=NUM_POINTS)
-            start = init_from_points(scene.points, scene.colors, generator=torch.Generator().manual_seed(self.seed))
-            sizes = [scene.size(i) for i in scene.train_idx]
-            plan = make_plan(sizes, len(start), seconds=self.seconds, step_seconds=measured_step_seconds(scene, start))
-            note(plan_sentence(plan, scene, len(start)))
-            lanes = [_Lane(name, scene, start, plan, self.seed, self.seconds) for name in OPTIMIZERS]
-            with BenchProgress(1) as progress:
-                while (going := [lane for lane in lanes if not lane.run.finished]) and not should_stop():
-                    lane = min(going, key=lambda lane: lane.run.seconds)
-                    lane.take_turn()
-                    progress(GroupProgress(scene.name, self.seed, tuple(lane.progress for lane in lanes), lane.name if lane.run.finished else None))
-            runs = [lane.result() for lane in lanes]
+            scene, start, plan, runs = race(self.seed, self.seconds, should_stop)
             marks = [share * self.seconds for share in SHOWN]
             atomic_write(report, demo_page(scene, start, runs, marks, headline(runs), self._facts(scene, plan)))
             save_gaussians(self.out, scene, runs[-1].result.gaussians)
@@ -90,6 +79,23 @@ class Demo(Command):
             "learned": f"weights {weights_text('learned')}" if weights_text("learned") else "untrained: the steps of the hand-made rule nominal",
             "protocol": f"every 8th photo held out; L1 and SSIM loss; density control {plan.density}; the time is that of optimization only",
         }
+
+
+def race(seed: int, seconds: float, should_stop: Callable[[], bool] = lambda: False) -> tuple[Scene, Gaussians, Plan, list[DemoRun]]:
+    """All optimizers on the built-in scene, in turns: the scene, their start, their plan, and what became of them."""
+    note("making the scene")
+    scene = make_procedural_scene(seed, layout="orbit", width=WIDTH, height=HEIGHT, num_points=NUM_POINTS)
+    start = init_from_points(scene.points, scene.colors, generator=torch.Generator().manual_seed(seed))
+    sizes = [scene.size(i) for i in scene.train_idx]
+    plan = make_plan(sizes, len(start), seconds=seconds, step_seconds=measured_step_seconds(scene, start))
+    note(plan_sentence(plan, scene, len(start)))
+    lanes = [_Lane(name, scene, start, plan, seed, seconds) for name in OPTIMIZERS]
+    with BenchProgress(1) as progress:
+        while (going := [lane for lane in lanes if not lane.run.finished]) and not should_stop():
+            lane = min(going, key=lambda lane: lane.run.seconds)
+            lane.take_turn()
+            progress(GroupProgress(scene.name, seed, tuple(lane.progress for lane in lanes), lane.name if lane.run.finished else None))
+    return scene, start, plan, [lane.result() for lane in lanes]
 
 
 class _Lane:
