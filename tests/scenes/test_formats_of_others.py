@@ -164,6 +164,7 @@ def test_the_split_of_the_file(transforms):
         ({"train_filenames": names[1:], "test_filenames": names[:1]}, [1, 2], [0]),
         ({"train_filenames": [names[0], names[2]], "val_filenames": [".\\images\\01.png"]}, [0, 2], [1]),
         ({"train_filenames": names[:2]}, [0, 1], [2]),
+        ({"train_filenames": ["00.png", "01.png"], "test_filenames": ["/home/me/s/images/02.png"]}, [0, 1], [2]),
         ({"test_filenames": names[2:]}, [0, 1], [2]),
     ):
         write_json(transforms / "transforms.json", frames_of(), **meta, **given)
@@ -191,7 +192,7 @@ def test_a_cloud_that_the_file_does_not_name(transforms, name):
         assert len(load_scene(transforms).points) == 12
 
 
-@pytest.mark.parametrize("path", ["clouds\\pc.ply", "./clouds/pc.ply", "C:\\data\\clouds\\pc.ply", "/home/me/clouds/pc.ply"])
+@pytest.mark.parametrize("path", ["clouds\\pc.ply", "./clouds/pc.ply", "C:\\data\\clouds\\pc.ply", "/home/me/clouds/pc.ply", "Clouds/PC.ply"])
 def test_the_path_of_the_cloud(transforms, path):
     (transforms / "clouds").mkdir()
     write_ply(transforms / "clouds" / "pc.ply", world_spots())

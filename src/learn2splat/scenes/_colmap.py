@@ -16,6 +16,7 @@ from ._colmap_text import read_text_model
 from ._find import FoundModel, holds_photos, image_folders
 from ._masks import find_mask, is_mask_name
 from ._names import Finder
+from ._normalise import sample_of
 from ._notes import Notes
 from ._raw import LoadOptions, RawModel, RawView
 
@@ -108,6 +109,7 @@ def _points_and_tracks(model: ColmapModel, folder: Path, notes: Notes) -> tuple[
 
     def seen_of(image: ColmapImage) -> np.ndarray:
         seen = np.unique(image.point_ids)
+        seen = seen[sample_of(len(seen), len(model.images))]
         position = np.searchsorted(ids, seen)
         known = position < len(ids)
         return position[known][ids[position[known]] == seen[known]]

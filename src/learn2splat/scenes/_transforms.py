@@ -181,14 +181,15 @@ def _with_splits(views: list[RawView], meta: dict[str, Any], file: Path, notes: 
     for key, names in lists.items():
         if not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
             raise SceneError(f"{file} is malformed: {key} must be a list of photo names")
-    splits = {key: {str(cleaned(name)) for name in names} for key, names in lists.items() if names}
+    known = {view.name for view in views}
+    splits = {key: {_known_name(str(cleaned(name)), known) for name in names} for key, names in lists.items() if names}
     if not splits:
         return views
     test = splits.get("test_filenames") or splits.get("val_filenames") or set()
-    train = splits.get("train_filenames") or ({view.name for view in views} - test - splits.get("val_filenames", set()))
+    train = splits.get("train_filenames") or (known - test - splits.get("val_filenames", set()))
     if not test:
-        test = {view.name for view in views} - train
-    unknown = (train | test) - {view.name for view in views}
+        test = known - train
+    unknown = (train | test) - known
     if unknown:
         notes.say(f"{len(unknown)} of the photos in train_filenames and test_filenames are not among the frames ({sorted(unknown)[0]}, ...)")
     both = train & test
@@ -203,6 +204,14 @@ def _with_splits(views: list[RawView], meta: dict[str, Any], file: Path, notes: 
     return result
 
 
+def _known_name(name: str, known: set[str]) -> str:
+    """The frame that an entry of a split means: that name, else the only one that ends with it or that it ends with."""
+    if name in known:
+        return name
+    ends = [other for other in known if other.endswith("/" + name) or name.endswith("/" + other)]
+    return ends[0] if len(ends) == 1 else name
+
+
 def _cloud_of(meta: dict[str, Any], file: Path, notes: Notes) -> Path | None:
     """The point cloud that the file names, else one of the usual names beside it.
 
@@ -214,6 +223,7 @@ def _cloud_of(meta: dict[str, Any], file: Path, notes: Notes) -> Path | None:
         ends = ["/".join(name.parts[-k:]) for k in range(len(name.parts), 0, -1)]
         finder = Finder(file.parent, [file.parent], suffixes=(".ply",))
         found = next((path for end in ends if (path := finder.exactly(end)) is not None), None)
+        found = found or finder.find_all([str(name)], Notes())[str(name)]
         if found is None:
             raise SceneError(f"the point cloud {file.parent / name} (ply_file_path) is missing")
         return found
