@@ -22,7 +22,7 @@ from learn2splat.losses import psnr
 from learn2splat.scenes import load_scene
 from learn2splat.scenes.adapt import cover_and_crop, resized
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*masks")
+pytestmark = pytest.mark.filterwarnings("ignore:.*mask")
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def save_mask(path, values=None):
     "name",
     [
         *("masks/01.png.png", "masks/01.png", "masks/01.jpg", "mask/01_mask.png", "masks/01.png.mask.png"),
-        *("images/01_mask.png", "images/01.png.mask.png"),
+        *("images/01_mask.png", "images/01.png.mask.png", "Masks/01.PNG.PNG", "images/masks/01.png"),
     ],
 )
 def test_the_usual_names(root, name):
@@ -74,6 +74,23 @@ def test_masks_of_photos_in_folders(root):
     assert masks[1].all() and not masks[2][:, :80].any()
 
 
+def test_masks_that_belong_to_no_photo_and_photos_without_one(root):
+    save_mask(root / "masks" / "frame_1.png")
+    with pytest.warns(UserWarning, match="no mask in .*masks is named after a photo .*: all pixels count"):
+        assert load_scene(root).masks is None
+    save_mask(root / "masks" / "01.png")
+    with pytest.warns(UserWarning, match=r"2 photos \(00.png, 02.png\): without a mask, all pixels count"):
+        load_scene(root)
+
+
+def test_masks_beside_photos_beside_the_model(root):
+    for file in (root / "images").iterdir():
+        file.rename(root / file.name)
+    (root / "images").rmdir()
+    save_mask(root / "masks" / "01.png")
+    assert not load_scene(root).masks[1][:, :80].any()
+
+
 @pytest.mark.parametrize("low, high", [(0, 1), (0, 255), (3, 250), (0, 90)])
 def test_black_is_what_is_darker_than_half_of_the_brightest(root, low, high):
     values = np.full((180, 240), high, np.uint8)
@@ -91,6 +108,11 @@ def test_mask_path_of_nerfstudio(root):
     write_json(root / "transforms.json", frames, fl_x=200, w=240, h=180)
     assert not load_scene(root).masks[1][:, :80].any()
     frames[1]["mask_path"] = "/other/machine/hidden/b.png"
+    write_json(root / "transforms.json", frames, fl_x=200, w=240, h=180)
+    assert not load_scene(root).masks[1][:, :80].any()
+    for frame in frames:
+        frame.pop("mask_path", None)
+    save_mask(root / "masks" / "01.png.png")
     write_json(root / "transforms.json", frames, fl_x=200, w=240, h=180)
     assert not load_scene(root).masks[1][:, :80].any()
     frames[1]["mask_path"] = "hidden/gone.png"

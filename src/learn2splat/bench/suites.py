@@ -25,13 +25,12 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from PIL import Image
-
 from ..errors import Learn2SplatError, OptionError, SceneError
 from ..files import read_json
 from ..scenes import Scene, load_scene
 from ..scenes._find import find_model
 from ..scenes._names import PHOTO_SUFFIXES
+from ..scenes._photos import UnusablePhoto, photo_size
 from ..scenes.adapt import cover_and_crop, with_random_points
 from ..scenes.re10k import find_chunks, load_re10k
 from .executors import SceneSource
@@ -158,9 +157,8 @@ def _photo_size(folder: Path) -> tuple[int, int] | None:
     """(width, height) of the first photo in the folder; None without one that can be read."""
     photos = sorted(p for p in folder.iterdir() if p.suffix.lower() in PHOTO_SUFFIXES) if folder.is_dir() else []
     try:
-        with Image.open(photos[0]) as opened:  # reads the header only
-            return opened.size
-    except (OSError, IndexError):
+        return photo_size(photos[0])
+    except (UnusablePhoto, SceneError, IndexError):
         return None
 
 

@@ -14,7 +14,7 @@ from ._colmap_binary import read_binary
 from ._colmap_files import ColmapImage, ColmapModel, ColmapPoints
 from ._colmap_text import read_text_model
 from ._find import FoundModel, holds_photos, image_folders
-from ._masks import find_mask, is_mask_name
+from ._masks import MaskFinder, is_mask_name
 from ._names import Finder
 from ._normalise import sample_of
 from ._notes import Notes
@@ -44,6 +44,7 @@ def read_colmap(root: Path, found: FoundModel, options: LoadOptions, notes: Note
         path, data_factor, mask, missing = photos.of(image.name)
         fault = f"it has {fault}" if fault else missing
         views.append(RawView(image.name, path, camtoworld, camera, data_factor, seen_of(image), None, mask, fault))
+    photos.masks.note(notes)
     return RawModel(root, views, points, rgb, notes)
 
 
@@ -122,6 +123,7 @@ class _Photos:
 
     def __init__(self, root: Path, model: Path, options: LoadOptions, notes: Notes, names: list[str]) -> None:
         self.options, factor = options, options.data_factor
+        self.masks = MaskFinder(root)
         named = image_folders(root, model)
         smaller = [folder.with_name(f"{folder.name}_{factor}") for folder in named or [root / "images"]]
         smaller = [folder for folder in smaller if factor > 1 and folder.is_dir()]
@@ -149,7 +151,7 @@ class _Photos:
         if not self.options.masks:
             return path, factor, None, None
         folder = next((folder for folder in self.folders if folder in path.parents), path.parent)
-        return path, factor, find_mask(path, folder), None
+        return path, factor, self.masks.of(name, path, folder), None
 
 
 def _best_folder(root: Path, names: list[str], folders: list[Path], options: LoadOptions) -> list[Path]:

@@ -1,8 +1,8 @@
 """Masks: which pixels of a photo are fitted and scored. They come as images beside the photos, black where a photo is to be ignored.
 
-Names that are understood for `images/cam0/001.jpg`, in `masks/`, `mask/`, or `masks_N/` beside images_N/: `cam0/001.jpg.png` (COLMAP),
-`cam0/001.png` and `cam0/001.jpg` (nerfstudio, Brush), `cam0/001_mask.png` (Metashape), `cam0/001.jpg.mask.png` (RealityScan); the last two beside
-the photo as well.
+Names that are understood for `images/cam0/001.jpg`, in `masks/` or `mask/` beside or in images/, or `masks_N/` for images_N/: `cam0/001.jpg.png`
+(COLMAP), `cam0/001.png` and `cam0/001.jpg` (nerfstudio, Brush), `cam0/001_mask.png` (Metashape), `cam0/001.jpg.mask.png` (RealityScan); the last two
+beside the photo as well.
 """
 
 from __future__ import annotations
@@ -16,40 +16,78 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from ..errors import SceneError
-from ._names import PHOTO_SUFFIXES, is_file
+from ._names import PHOTO_SUFFIXES, key_of
+from ._notes import Notes
 
-FOLDERS = ("masks", "mask", "Masks")
+FOLDERS = ("masks", "mask", "Masks", "Mask")
 _TURN = Image.Transpose
 TURNS = {5: _TURN.TRANSPOSE, 6: _TURN.ROTATE_270, 7: _TURN.TRANSVERSE, 8: _TURN.ROTATE_90}  # by EXIF orientation
 SIDEWAYS = tuple(TURNS)
 VISIBLE = 252  # of 255, after interpolation: a pixel that holds a hundredth of something masked is masked
 
 
-def find_mask(photo: Path, folder: Path) -> Path | None:
-    """The mask of a photo that lies in or below `folder` (images/), if there is one."""
+class MaskFinder:
+    """Finds the masks of a scene's photos by their names, in any case, and remembers whether there are any that belong to none."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._listings: dict[Path, dict[str, Path]] = {}
+        self._folders: set[Path] = set()  # of masks
+        self._without: list[str] = []
+        self._found = 0
+
+    def of(self, name: str, photo: Path, folder: Path) -> Path | None:
+        """The mask of a photo that lies in or below `folder` (images/), if there is one; `name`: for notes."""
+        inside = photo.relative_to(folder) if folder in photo.parents else Path(photo.name)
+        number = folder.name.partition("_")[2]
+        names = [f"masks_{number}"] * number.isdigit() + list(FOLDERS)
+        tops = [folder.parent] * (folder != self.root) + [folder, self.root]
+        places = [place for top in dict.fromkeys(tops) for name in names if self._is_masks(place := top / name)]
+        looked = [self._first(place / part, beside=False) for place in places for part in dict.fromkeys((inside, Path(inside.name)))]
+        found = next((path for path in looked if path is not None), None) or self._first(photo, beside=True)
+        if found is None:
+            self._without.append(name)
+        else:
+            self._found += 1
+        return found
+
+    def note(self, notes: Notes) -> None:
+        """Tell of photos without a mask where there is a folder of masks: they count whole, which may not be what was meant."""
+        if self._folders and not self._found:
+            where = ", ".join(str(folder) for folder in sorted(self._folders))
+            notes.say(f"no mask in {where} is named after a photo (as a.png or a.jpg.png for a.jpg): all pixels count")
+        elif self._found:
+            for name in self._without:
+                notes.about("{photos}: without a mask, all pixels count", name)
+
+    def _is_masks(self, place: Path) -> bool:
+        if place in self._folders:
+            return True
+        if place.is_dir():
+            self._folders.add(place)
+            return True
+        return False
+
+    def _first(self, photo: Path, *, beside: bool) -> Path | None:
+        """The first file that is named as a mask of `photo` would be; beside the photo itself only names that say so."""
+        listing = self._listings.get(photo.parent)
+        if listing is None:
+            listing = self._listings[photo.parent] = {key_of(path.name): path for path in _files_in(photo.parent)}
+        return next((listing[key] for name in _candidates(photo, beside) if (key := key_of(name)) in listing), None)
+
+
+def _files_in(folder: Path) -> list[Path]:
     try:
-        inside = photo.relative_to(folder)
-    except ValueError:
-        inside = Path(photo.name)
-    number = folder.name.partition("_")[2]
-    names = [f"masks_{number}"] * number.isdigit() + list(FOLDERS)
-    for place in (folder.with_name(name) for name in names):
-        found = _first(place / inside, beside=False)
-        if found is not None:
-            return found
-    return _first(photo, beside=True)
+        return [path for path in sorted(folder.iterdir()) if path.suffix.lower() in PHOTO_SUFFIXES]
+    except OSError:
+        return []
 
 
-def _first(photo: Path, *, beside: bool) -> Path | None:
-    """The first file that is named as a mask of `photo` would be; beside the photo itself only names that say so."""
-    return next((path for path in _candidates(photo, beside) if is_file(path)), None)
-
-
-def _candidates(photo: Path, beside: bool) -> Iterable[Path]:
+def _candidates(photo: Path, beside: bool) -> Iterable[str]:
     stem, name = photo.stem, photo.name
-    for suffix in (".png", ".jpg", ".jpeg", ".PNG", ".tif", ".bmp", ".webp"):
+    for suffix in (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"):
         for base in (f"{name}.mask", f"{stem}.mask", f"{stem}_mask", f"{name}_mask") + ((name, stem) if not beside else ()):
-            yield photo.with_name(base + suffix)
+            yield base + suffix
 
 
 def is_mask_name(path: Path) -> bool:

@@ -106,7 +106,7 @@ class Finder:
         parts = [part for part in cleaned(name).parts if part not in ("/", "..")]
         if not parts:
             return None
-        keys = tuple(_key(part) for part in parts)
+        keys = tuple(key_of(part) for part in parts)
         best, best_rank = [], (0, 0, 0)
         for file in self._index().get(self._stem(keys[-1]), ()):
             shared = _shared_end((*keys[:-1], self._stem(keys[-1])), (*file.keys[:-1], self._stem(file.keys[-1])))
@@ -133,7 +133,7 @@ class Finder:
                         continue
                     seen.add(_identity(path))
                     parts = path.relative_to(folder).parts
-                    file = _File(path, parts, tuple(_key(part) for part in parts))
+                    file = _File(path, parts, tuple(key_of(part) for part in parts))
                     self._by_end.setdefault(self._stem(file.keys[-1]), []).append(file)
                     count += 1
                     if count >= MAX_FILES:
@@ -154,7 +154,7 @@ def name_of(data: bytes) -> str:
     return decode_text(data) if data else ""
 
 
-def _key(part: str) -> str:
+def key_of(part: str) -> str:
     """One part of a path as it is compared: composed Unicode, case folded; names on disk that are not UTF-8 are taken for the Western code page."""
     if any("\udc80" <= character <= "\udcff" for character in part):
         part = os.fsencode(part).decode("cp1252", "replace")

@@ -17,7 +17,7 @@ import numpy as np
 from ..errors import SceneError
 from ._camera import COEFFICIENTS, Camera, nearest_rotation, pose_fault
 from ._cloud import CLOUD_NAMES, is_splat, read_cloud
-from ._masks import find_mask
+from ._masks import MaskFinder
 from ._names import Finder, cleaned
 from ._notes import Notes
 from ._photos import UnusablePhoto, in_threads, photo_size
@@ -64,9 +64,10 @@ def read_frames(root: Path, folder: Path, sources: list[tuple[Path, dict[str, An
     finder = Finder(root if root.is_dir() else folder, [folder], allow_outside=options.allow_outside)
     shrunk = {frame.name: path for frame in frames if (path := _shrunk(frame.name, finder, options.data_factor)) is not None}
     paths = finder.find_all([frame.name for frame in frames if frame.name not in shrunk], notes)
-    masks = _masks_of(frames, finder, options)
-    found = [(frame, shrunk.get(frame.name) or paths[frame.name], 1.0 if frame.name in shrunk else float(options.data_factor)) for frame in frames]
-    views = in_threads(lambda item: _view(*item, masks.get(item[0].name), folder, finder, options), found)
+    paths |= shrunk
+    masks = _masks_of(frames, paths, folder, finder, options, notes)
+    found = [(frame, paths[frame.name], 1.0 if frame.name in shrunk else float(options.data_factor), masks.get(frame.name)) for frame in frames]
+    views = in_threads(lambda item: _view(*item, folder, finder), found)
     views = _with_splits(views, metas[0], files[0][0], notes)
     return RawModel(root, views, points, colors, notes, alpha_is_background=_is_nerf_synthetic(files, metas))
 
@@ -108,7 +109,7 @@ def _shrunk(name: str, finder: Finder, factor: int) -> Path | None:
     return finder.exactly(smaller) or finder.with_another_extension(smaller)
 
 
-def _view(frame: _Frame, path: Path | None, factor: float, mask: Path | None, folder: Path, finder: Finder, options: LoadOptions) -> RawView:
+def _view(frame: _Frame, path: Path | None, factor: float, mask: Path | None, folder: Path, finder: Finder) -> RawView:
     fault = pose_fault(frame.camtoworld)
     fault = f"it has {fault}" if fault else None
     if path is None:
@@ -119,9 +120,6 @@ def _view(frame: _Frame, path: Path | None, factor: float, mask: Path | None, fo
         camera = _camera(frame, path)
     except UnusablePhoto as error:
         return RawView(frame.name, path, frame.camtoworld, _NO_CAMERA, 1.0, None, frame.held_out, None, fault or str(error))
-    if options.masks and mask is None:
-        top = next((place for place in path.parents if place.parent == folder), path.parent)  # images/ of images/cam0/001.jpg
-        mask = find_mask(path, top)
     return RawView(frame.name, path, frame.camtoworld, camera, factor, None, frame.held_out, mask, fault)
 
 
@@ -156,14 +154,26 @@ def _camera(frame: _Frame, path: Path) -> Camera:
     return camera
 
 
-def _masks_of(frames: list[_Frame], finder: Finder, options: LoadOptions) -> dict[str, Path]:
-    """Files of the `mask_path` entries.
+def _masks_of(
+    frames: list[_Frame], paths: dict[str, Path | None], folder: Path, finder: Finder, options: LoadOptions, notes: Notes
+) -> dict[str, Path | None]:
+    """Files of the `mask_path` entries; without any such entry, those that are named after the photos.
 
     Raises:
-        SceneError: one is missing: without it, what it hides would be fitted.
+        SceneError: one that is named is missing: without it, what it hides would be fitted.
     """
-    named = {frame.name: str(frame.entry["mask_path"]) for frame in frames if options.masks and frame.entry.get("mask_path")}
-    found = {}
+    if not options.masks:
+        return {}
+    named = {frame.name: str(frame.entry["mask_path"]) for frame in frames if frame.entry.get("mask_path")}
+    found: dict[str, Path | None] = {}
+    if not named:
+        masks = MaskFinder(finder.root)
+        for name, path in paths.items():
+            if path is not None:
+                top = next((place for place in path.parents if place.parent == folder), path.parent)  # images/ of images/cam0/001.jpg
+                found[name] = masks.of(name, path, top)
+        masks.note(notes)
+        return found
     for name, mask in named.items():
         path = finder.exactly(str(cleaned(mask))) or finder.with_another_extension(str(cleaned(mask)))
         if path is None:
