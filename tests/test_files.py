@@ -5,12 +5,17 @@ import os
 import subprocess
 import sys
 import threading
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from learn2splat import files
+from learn2splat.cli.result import render_names
 from learn2splat.errors import OptionError, SaveError
-from learn2splat.files import atomic_produce, atomic_write, file_name, is_ours, locked, parse_json, read_json, to_json
+from learn2splat.files import atomic_produce, atomic_write, clashing, file_name, is_ours, locked, parse_json, read_json, to_json
 
 
 def test_two_writers_of_one_file_never_mix(tmp_path):
@@ -118,3 +123,15 @@ def test_json_is_strict_both_ways(tmp_path):
 def test_file_names_stay_in_their_folder(name):
     short = file_name(name)
     assert short and "/" not in short and "\x00" not in short and not short.startswith(".") and file_name(short) == short
+
+
+def test_names_that_differ_only_for_people_clash():
+    assert clashing(["a b", "a_b", "c"]) == ["a b", "a_b"] and clashing(["Fern", "fern"]) == ["Fern", "fern"] and clashing(["a", "b", "a.b"]) == []
+
+
+@given(st.lists(st.text(max_size=40), unique=True, max_size=6))
+def test_any_names_of_photos_have_renders_of_their_own_inside_the_folder(names):
+    scene = SimpleNamespace(test_idx=tuple(range(len(names))), image_names=tuple(names))
+    files = render_names(scene)
+    assert len({file.casefold() for file in files}) == len(names)
+    assert all(Path(file).name == file and len(file.encode()) < 255 for file in files)

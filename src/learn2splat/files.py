@@ -136,6 +136,12 @@ def file_name(text: str) -> str:
     return re.sub(r"[^\w.@+-]+", "_", text).lstrip(".") or "_"
 
 
+def clashing(names: Sequence[str]) -> list[str]:
+    """Those of `names` that would share a file name with another, also where the file system does not tell capitals apart."""
+    short = [file_name(name).casefold() for name in names]
+    return [name for name, own in zip(names, short) if short.count(own) > 1]
+
+
 def to_json(value: object, *, indent: int | None = None) -> str:
     """Strict JSON: NaN and infinities, which JSON does not have, become null."""
     return json.dumps(_finite(value), indent=indent, allow_nan=False)

@@ -4,6 +4,8 @@ from dataclasses import replace
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from instruction_sets import LOWER, results_of_lower
 from test_anchored import SMALL, cloud, noise, run, some_unseen, start, trained
 from tiny_scenes import blobs, tiny_scene
@@ -125,6 +127,26 @@ def test_every_configuration_agrees_with_torch(name, task):
     rtol = CANCELLING if name == "no momentum" else 3e-5
     assert_same_step(rule, gaussians, noise(130, seed=9), state, rtol)
     assert_same_step(rule, gaussians, some_unseen(noise(130, seed=10), seed=11), state, rtol)
+
+
+ages = st.sampled_from([1.0, 7.0, 100.0, 1e9])
+decays = st.sampled_from([0.0, 0.01, 0.4])
+CONFIGURATIONS = st.builds(
+    AnchoredConfig,
+    width=st.sampled_from([8, 12]), blocks=st.integers(0, 2), magnitude=st.booleans(), neighbours=st.integers(1, 4), trained_age=ages, few_age=ages,
+    pull_age=ages, trust_age=ages, decay_anisotropy=decays, decay_shN=decays, max_correction=st.sampled_from([0.5, 5.0]),
+)  # fmt: skip
+TASKS = st.builds(Task, num_views=st.none() | st.integers(1, 300), view_angle=st.none() | st.floats(0, 90), views_per_step=st.integers(1, 8))
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(config=CONFIGURATIONS, task=TASKS, n=st.sampled_from([1, 2, 49, 97]), unseen=st.booleans(), steps=st.integers(0, 3))
+def test_any_configuration_agrees_with_torch_on_any_views(config, task, n, unseen, steps):
+    rule, gaussians = trained(config, scale=0.2), cloud(n)
+    gaussians, state = run(rule, gaussians, [some_unseen(noise(n, seed=i), seed=i) for i in range(steps)])
+    grads = noise(n, seed=9)
+    rtol = 1e-3 if steps else CANCELLING
+    assert_same_step(rule, gaussians, some_unseen(grads, seed=11) if unseen else grads, replace(state, task=task), rtol)
 
 
 def test_fresh_and_grown_rows_agree_with_torch():

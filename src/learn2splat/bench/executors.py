@@ -21,6 +21,7 @@ from typing import Any
 import torch
 
 from ..errors import BackendError, Learn2SplatError, OptionError
+from ..files import clashing
 from ..machine import usable_cores
 from ..scenes import Scene
 from .protocol import Protocol
@@ -69,10 +70,10 @@ def make_tasks(sources: Sequence[SceneSource], seeds: int, **same: Any) -> list[
         OptionError: no scenes, no seeds, or two scenes of one name.
     """
     names = [source.name for source in sources]
-    twice = [name for name in names if names.count(name) > 1]
+    twice = clashing(names)
     if not names or seeds < 1 or twice:
         if twice:
-            raise OptionError(f"two scenes are called {twice[0]}: rename one folder, results are stored by name")
+            raise OptionError(f"two scenes are called {twice[0]}, or nearly: rename one folder, results are stored by name")
         raise OptionError("give at least one scene and one seed")
     return [GroupTask(source, seed, **same) for source in sources for seed in range(seeds)]
 

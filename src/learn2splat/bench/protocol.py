@@ -25,7 +25,7 @@ import torch
 
 from ..density import make_density
 from ..errors import BackendError, OptionError
-from ..files import file_name
+from ..files import clashing, file_name
 from ..fit.plan import VIEWS, Plan, flat_plan, make_plan
 from ..optimizers import UpdateRule, make_optimizer
 from ..scenes import Scene
@@ -193,9 +193,9 @@ def parse_contenders(specs: list[str], budget: Budget) -> list[Contender]:
     labels = [contender.label for contender in contenders]
     if not labels:
         raise OptionError("no optimizers to compare: give names with --optimizers, as adam,learned")
-    twice = [label for label in labels if labels.count(label) > 1]
+    twice = clashing(labels)
     if twice:
-        raise OptionError(f"two optimizers would be called {twice[0]} in the table: give each one once, under names of their own")
+        raise OptionError(f"two optimizers would be called {twice[0]}, or nearly, in the table: give each one once, under names of their own")
     for contender in contenders:
         contender.make()
     if budget.reference is not None:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from ..errors import OptionError
-from ..files import file_name, locked
+from ..files import clashing, file_name, locked
 from ..fit.measure import measured_step_seconds
 from ..gaussians import init_from_points
 from ..machine import commit, machine, portable_command
@@ -65,11 +65,11 @@ def run_bench(
     parse_contenders(list(optimizers), protocol.budget)
     if seeds < 1:
         raise OptionError(f"seeds must be at least 1, got {seeds}")
-    known: set[str] = set()
+    known: list[str] = []
     for scene in scenes:
-        if scene.name in known:
-            raise OptionError(f"two scenes are called {scene.name}: rename one folder, results are stored by name")
-        known.add(scene.name)
+        known.append(scene.name)
+        if clashing(known):
+            raise OptionError(f"two scenes are called {scene.name}, or nearly: rename one folder, results are stored by name")
         for seed in range(seeds):
             if not run_group(scene, seed, optimizers, protocol, out, **options):
                 return False
