@@ -295,5 +295,8 @@ def _print_summary(folder: Path, scene: Scene, result: FitResult) -> None:
         print(ENDED[result.ended])
     report = folder / saved.REPORT
     print(f"Results in {folder}: {f'{saved.REPORT}, ' if report.exists() else ''}{saved.PLY}, {saved.METRICS}, {saved.RENDERS}/")
-    look = f"{report} in a browser; " if report.exists() else ""
-    print(f"To look at it: {look}{saved.PLY} in any splat viewer, such as superspl.at/editor; learn2splat render {folder} makes a video")
+    print("To look at it:")
+    if report.exists():
+        print(f"  {report} in a browser")
+    print(f"  {folder / saved.PLY} in any splat viewer, such as superspl.at/editor")
+    print(f"  learn2splat render {folder}    for a video")

@@ -69,7 +69,7 @@ def facts(config: dict) -> dict[str, str]:
     options, scene, here = config["options"], config["scene"], config["machine"]
     weights = weights_text(options["optimizer"], options["weights"])
     return {
-        "scene": f"{scene['path']}: {len(scene['train_photos'])} photos fitted, every {scene['test_every']}th held out",
+        "scene": f"{scene['name']}: {len(scene['train_photos'])} photos fitted, every {scene['test_every']}th held out",
         "optimizer": options["optimizer"] + (f", weights {weights}" if weights else ""),
         "start": f"{options['init']}, {config['num_gaussians']} Gaussians; density control {options['densify']}; seed {options['seed']}",
         "command": shlex.join(config["command"]),

@@ -30,7 +30,7 @@ def plan_rows(plan: Plan, num_gaussians: int) -> list[tuple[str, str, str, str]]
 
 
 def plan_sentence(plan: Plan, scene: Scene, num_gaussians: int) -> str:
-    """fern: 17 photos fitted, 3 held out; 160 to 640 px, 3128 to 21000 Gaussians; ends after 60 s."""
+    """Two lines: "fern: 17 photos fitted, 3 held out; 160 to 640 px; 3128 to at most 21000 Gaussians" and "Ends after 60 s"."""
     first, last = plan.stages[0].long_side, plan.stages[-1].long_side
     sizes = f"{last} px" if first == last else f"{first} to {last} px"
     full = max(max(scene.size(i)) for i in scene.train_idx)
@@ -38,7 +38,7 @@ def plan_sentence(plan: Plan, scene: Scene, num_gaussians: int) -> str:
         sizes += f" (of {full}: the time does not suffice for more)"
     most = max((growth.target for growth in plan.growth), default=num_gaussians)
     counts = f"{num_gaussians} Gaussians" if most <= num_gaussians else f"{num_gaussians} to at most {most} Gaussians"
-    return f"{scene.name}: {len(scene.train_idx)} photos fitted, {len(scene.test_idx)} held out; {sizes}; {counts}; ends {plan_end(plan)}"
+    return f"{scene.name}: {len(scene.train_idx)} photos fitted, {len(scene.test_idx)} held out; {sizes}; {counts}\nEnds {plan_end(plan)}"
 
 
 def plan_end(plan: Plan) -> str:
