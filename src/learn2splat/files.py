@@ -18,6 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
+from safetensors import SafetensorError
 
 from .errors import OptionError, SaveError
 
@@ -49,8 +50,8 @@ def atomic_produce(path: Path, produce: Callable[[Path], object]) -> None:
         with open(temporary, "r+b") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except OSError as error:
-        reason = error.strerror or str(error)
+    except (OSError, SafetensorError) as error:  # the latter: what its writer makes of a full disk
+        reason = getattr(error, "strerror", None) or str(error)
         raise SaveError(f"could not write {path}: {reason}; free some space, or choose another place with --out") from error
     finally:
         if hidden is not None:
