@@ -7,6 +7,7 @@ import numpy as np
 import pycolmap
 import pytest
 import torch
+from PIL import Image
 from scene_makers import write_scene
 from tiny_scenes import blobs, write_colmap
 
@@ -89,6 +90,11 @@ def test_eval_of_the_written_splat_is_the_fit(tmp_path, capsys):
     assert load_offset(tmp_path / "out" / "point_cloud.ply").tolist() == offset and np.abs(np.array(offset) - UTM).max() < 100
     assert main(["eval", str(tmp_path / "out" / "point_cloud.ply"), "--scene", str(root), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["psnr"] == pytest.approx(fitted, abs=1e-3)
+    pictures = ["render", str(tmp_path / "out" / "point_cloud.ply"), "--cameras", str(root), "--png", "--out", str(tmp_path / "pictures")]
+    assert main(pictures) == 0  # cameras in UTM, the splat in its local frame
+    (pair,) = (tmp_path / "out" / "renders").glob("00000_*.png")
+    rendered = np.asarray(Image.open(tmp_path / "pictures" / "frame_0000.png")).astype(int)
+    assert np.abs(rendered - np.asarray(Image.open(pair)).astype(int)[:, rendered.shape[1] :]).max() <= 2
     assert main(["export", str(tmp_path / "out"), "--format", "splat", "--out", str(tmp_path / "x.splat")]) == 0
     assert "splat has no place for the offset" in capsys.readouterr().err
     again = ["fit", str(root), "--init", str(tmp_path / "out" / "point_cloud.ply"), "--steps", "0", "--out", str(tmp_path / "again"), "--json"]

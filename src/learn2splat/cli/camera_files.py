@@ -39,6 +39,12 @@ class Shot:
         K = self.K * np.array([[new_width / self.width], [new_height / self.height], [1.0]])
         return Shot(self.name, self.camtoworld, K, new_width, new_height)
 
+    def shifted(self, by: np.ndarray) -> Shot:
+        """The same picture from a place (3,) farther."""
+        camtoworld = self.camtoworld.copy()
+        camtoworld[:3, 3] += by
+        return Shot(self.name, camtoworld, self.K, self.width, self.height)
+
 
 def read_shots(path: Path) -> list[Shot]:
     """The cameras in `path`, in the order of a transforms.json or of the names of a COLMAP model.

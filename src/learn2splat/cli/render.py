@@ -19,7 +19,7 @@ from torch import Tensor
 from ..bench.page import png
 from ..errors import OptionError, SaveError
 from ..files import atomic_produce, atomic_write
-from ..gaussians import Gaussians, transform_gaussians
+from ..gaussians import Gaussians, load_offset, transform_gaussians
 from ..render import rasterize
 from ..scenes import Scene
 from . import result as saved
@@ -103,7 +103,10 @@ class Render(Command):
         gaussians = saved.open_splat(self.splat)
         to_ring = frame_of(gaussians)
         if self.cameras is not None:
+            offset = load_offset(self.splat if from_file else self.splat / saved.PLY)  # cameras are in the frame of the files
             shots = [shot.resized(self.width) if self.width else shot for shot in read_shots(self.cameras)]
+            if offset is not None:
+                shots = [shot.shifted(-offset.numpy()) for shot in shots]
             poses = to_ring.apply_poses(torch.from_numpy(np.stack([shot.camtoworld for shot in shots]))).numpy()
             shots = [replace(shot, camtoworld=pose) for shot, pose in zip(shots, poses)]
         else:
