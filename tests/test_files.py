@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors import SafetensorError
 
 from learn2splat import files
 from learn2splat.cli.result import render_names
@@ -31,7 +32,7 @@ def test_two_writers_of_one_file_never_mix(tmp_path):
     assert path.read_bytes() in contents and os.listdir(tmp_path) == ["state"]
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), MemoryError(), OSError(errno.ENOSPC, "No space left"), ValueError("a writer's own")])
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), MemoryError(), OSError(errno.ENOSPC, "full"), SafetensorError("full"), ValueError("own")])
 def test_whatever_interrupts_a_write_leaves_the_old_file_alone(tmp_path, error):
     path = tmp_path / "file.txt"
     atomic_write(path, "old")
@@ -41,7 +42,7 @@ def test_whatever_interrupts_a_write_leaves_the_old_file_alone(tmp_path, error):
         (temporary.parent / ".tmp1234").write_text("of a library")
         raise error
 
-    with pytest.raises(SaveError if isinstance(error, OSError) else type(error)):
+    with pytest.raises(SaveError if isinstance(error, (OSError, SafetensorError)) else type(error)):
         atomic_produce(path, produce)
     assert path.read_text() == "old" and os.listdir(tmp_path) == ["file.txt"]
 
