@@ -145,5 +145,6 @@ def test_a_link_to_the_photos_is_followed(tmp_path):
     (tmp_path / "s" / "images").rename(tmp_path / "photos")
     (tmp_path / "s" / "images").symlink_to(tmp_path / "photos")
     Image.new("RGB", (4, 4)).save(tmp_path / "photos" / "new.png")
+    (tmp_path / "photos" / "._00.png").write_bytes(b"\0\5\x16\7")  # what a Mac leaves in archives
     with pytest.warns(UserWarning, match="1 of 5 photos in .*images have no pose in the model"):
         assert len(load_scene(tmp_path / "s")) == 4

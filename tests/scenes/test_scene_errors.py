@@ -203,6 +203,7 @@ def spoiled_frame(key, value):
 
 NAN_MATRIX = [[float("nan"), 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
 FLAT_MATRIX = [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 1]]
+SHIFTED_MATRIX = [[1, 0, 0, 5], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
 MIRROR_MATRIX = [[-1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
 
 
@@ -223,6 +224,10 @@ MIRROR_MATRIX = [[-1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
         (spoiled("applied_transform", FLAT_MATRIX), "3 x 3 part of applied_transform is not a rotation"),
         (spoiled_frame("file_path", None), "every frame needs the keys 'file_path' and 'transform_matrix'"),
         (spoiled_frame("transform_matrix", None), "every frame needs the keys 'file_path' and 'transform_matrix'"),
+        (
+            spoiled_frame("transform_matrix", np.array(SHIFTED_MATRIX).T.tolist()),
+            "last row of transform_matrix of images/1.png must be 0 0 0 1, got 5 0",
+        ),
         (spoiled("applied_transform", NAN_MATRIX), "applied_transform has a NaN or infinite entry"),
         (spoiled_frame("transform_matrix", [[1, 2], [3, 4]]), r"must have 4 x 4 or 3 x 4 numbers, got shape \(2, 2\)"),
         (spoiled_frame("transform_matrix", [["a"] * 4] * 4), "transform_matrix of images/1.png must be 4 x 4 numbers"),

@@ -90,6 +90,18 @@ def test_numbers_of_windows_programs(root, original):
     assert_same(quiet_load(root), original[1])
 
 
+@pytest.mark.parametrize("factor, spell", [(1, str), (1.0, repr), (257, str), (1 / 255, repr)])
+def test_colours_of_any_range(root, original, factor, spell):
+    lines = lines_of(root, "points3D")
+    for i, line in enumerate(lines):
+        words = line.split()
+        if not line.startswith("#"):
+            words[4:7] = [spell(int(word) * factor) for word in words[4:7]]
+            lines[i] = " ".join(words)
+    write_lines(root, "points3D", lines)
+    assert torch.equal(load_scene(root).colors, original[1].colors)
+
+
 def changed_rotations(root, change):
     """Apply `change` to [QW QX QY QZ TX TY TZ] of every photo."""
     lines = lines_of(root, "images")

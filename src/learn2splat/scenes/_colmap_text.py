@@ -121,7 +121,7 @@ def _keypoints(line: str) -> np.ndarray | None:
 
 def _read_points(path: Path, image_ids: list[int]) -> ColmapPoints:
     """Line by line: some of these files are a gigabyte."""
-    ids, xyz, rgb = array("Q"), array("d"), array("B")
+    ids, xyz, rgb = array("Q"), array("d"), array("f")
     lengths, observed = array("q"), array("q")
     last = b""
     announced = None
@@ -138,7 +138,7 @@ def _read_points(path: Path, image_ids: list[int]) -> ColmapPoints:
                     continue
                 ids.append(int(tokens[0]))
                 xyz.extend((_coordinate(tokens[1]), _coordinate(tokens[2]), _coordinate(tokens[3])))
-                rgb.extend((_byte(tokens[4]), _byte(tokens[5]), _byte(tokens[6])))
+                rgb.extend((_coordinate(tokens[4]), _coordinate(tokens[5]), _coordinate(tokens[6])))
                 track = tokens[8::2]
                 lengths.append(len(track))
                 observed.extend(map(int, track))
@@ -149,7 +149,7 @@ def _read_points(path: Path, image_ids: list[int]) -> ColmapPoints:
     _require_whole(path, last.decode("latin-1"), len(ids), announced)
     track_lengths = known_track_lengths(np.array(observed, np.int64), np.array(lengths, np.int64), np.array(sorted(image_ids), np.int64))
     points = np.frombuffer(xyz, np.float64).reshape(-1, 3) if len(xyz) else np.zeros((0, 3))
-    colors = np.frombuffer(rgb, np.uint8).reshape(-1, 3) if len(rgb) else np.zeros((0, 3), np.uint8)
+    colors = _colours(np.frombuffer(rgb, np.float32).reshape(-1, 3)) if len(rgb) else np.zeros((0, 3), np.uint8)
     return ColmapPoints.sorted(np.array(ids, np.uint64), points, colors, track_lengths)
 
 
@@ -160,10 +160,15 @@ def _coordinate(token: bytes) -> float:
         return number(token.decode("latin-1"))
 
 
-def _byte(token: bytes) -> int:
-    """A colour channel; some programs write 127.0."""
-    value = int(token) if token.isdigit() else float(token)
-    return min(max(int(value), 0), 255)
+def _colours(values: np.ndarray) -> np.ndarray:
+    """(P, 3) uint8 of what converters write: 0 to 255, 16 bits where a number exceeds that, or fractions of 1."""
+    values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0).clip(0, 65535)
+    largest = float(values.max())
+    if largest > 255:
+        values = values * np.float32(255 / 65535)
+    elif largest <= 1 and bool((values % 1).any()):
+        values = values * np.float32(255)
+    return (values + np.float32(0.5)).astype(np.uint8)
 
 
 def _data_lines(text: str) -> Iterator[str]:

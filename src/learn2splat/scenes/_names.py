@@ -21,7 +21,7 @@ from ._text import decode_text
 PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".heic", ".heif", ".avif")
 MAX_FILES = 1_000_000  # looked through below the folders: a scene that lies in a home directory must not be searched for ever
 # Folders that hold other pictures of the same names.
-NOT_PHOTOS = ("masks", "mask", "depth", "depths", "normals", "renders", "checkpoint", "thumbnails", "segmentation", "confidence")
+NOT_PHOTOS = ("masks", "mask", "depth", "depths", "normals", "renders", "checkpoint", "thumbnails", "segmentation", "confidence", "__macosx")
 
 
 @dataclass(frozen=True)
@@ -180,7 +180,7 @@ def _walk(folder: Path) -> Iterable[Path]:
             continue
         visited.add(identity)
         folders[:] = sorted(name for name in folders if not (name.startswith(".") or name.lower() in NOT_PHOTOS or is_shrunk_folder(name)))
-        yield from (Path(top) / name for name in sorted(files))
+        yield from (Path(top) / name for name in sorted(files) if not name.startswith("."))  # "._a.jpg" of a Mac is no photo
 
 
 def is_shrunk_folder(name: str) -> bool:

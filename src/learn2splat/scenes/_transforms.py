@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import SceneError
-from ._camera import COEFFICIENTS, Camera, nearest_rotation, pose_fault
+from ._camera import COEFFICIENTS, ROTATION_TOLERANCE, Camera, nearest_rotation, pose_fault
 from ._cloud import CLOUD_NAMES, is_splat, read_cloud
 from ._masks import MaskFinder
 from ._names import Finder, cleaned
@@ -259,6 +259,9 @@ def _matrix(value: Any, what: str, file: Path) -> np.ndarray:
         raise SceneError(f"{file} is malformed: {what} must be 4 x 4 numbers") from error
     if matrix.shape not in ((4, 4), (3, 4)):
         raise SceneError(f"{file} is malformed: {what} must have 4 x 4 or 3 x 4 numbers, got shape {matrix.shape}")
+    if len(matrix) == 4 and np.isfinite(matrix).all() and np.abs(matrix[3] - [0, 0, 0, 1]).max() > ROTATION_TOLERANCE:
+        last = " ".join(f"{value:.4g}" for value in matrix[3])
+        raise SceneError(f"{file} is malformed: the last row of {what} must be 0 0 0 1, got {last}: it is transposed, or no pose")
     return np.vstack([matrix[:3], [0, 0, 0, 1]])
 
 
