@@ -32,11 +32,11 @@ class ErrorConfig:
     """The constants of the control."""
 
     prune_opacity: float = 0.02  # below it a Gaussian is pruned
-    opacity: float = 0.1  # of a new Gaussian
-    spread: float = 0.3  # its size, as a share of the distance between drawn pixels
+    opacity: float = 0.15  # of a new Gaussian
+    spread: float = 0.08  # its size, as a share of the distance between drawn pixels
     box: int = 5  # px, side of the window over which errors are averaged
     min_alpha: float = 0.3  # a rendered depth counts where the render covers so much
-    power: float = 1.0  # of the error in the probability
+    power: float = 2.0  # of the error in the probability
 
 
 class ErrorGrowth(DensityControl):
@@ -60,10 +60,10 @@ class ErrorGrowth(DensityControl):
         totals = torch.stack([weights.sum() for weights, _ in maps])
         if not float(totals.sum()) > 0:
             return splat
-        shares = totals / totals.sum()
+        bounds = [0, *(wanted * totals.double().cumsum(0) / totals.double().sum()).round().int().tolist()]  # rounded so that they add up
         new = []
-        for view, (weights, depth), share in zip(probed, maps, shares.tolist()):
-            count = min(round(wanted * share), int((weights > 0).sum()))
+        for view, (weights, depth), first, last in zip(probed, maps, bounds, bounds[1:]):
+            count = min(last - first, int((weights > 0).sum()))
             if count:
                 rows = torch.multinomial(weights.flatten().cpu().double(), count, generator=around.generator)
                 new.append(_at_pixels(scene, view, rows.to(depth.device), depth, config))

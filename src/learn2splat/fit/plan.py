@@ -22,17 +22,19 @@ COARSEST = 150  # px: no photo is shrunk below it by a plan
 MAX_DOWNSCALES = 3
 # Time spent at each size, coarsest first. NOTES.md section 7: 6, 30 and 64 % beat 25, 35 and 40 %.
 TIME_SHARES = {0: (1.0,), 1: (0.2, 0.8), 2: (0.06, 0.3, 0.64), 3: (0.04, 0.12, 0.28, 0.56)}
+TYPICAL_STEP_SECONDS = 0.2  # where nobody has measured
 MIN_LAST_STEPS = 40  # at the last size; where the time does not suffice for so many, the run ends at a smaller size
 VIEWS = 8  # photos per step, ...
 VIEWS_LARGE = 4  # ... and at sizes from this many pixels on, where 8 would leave too few steps
 LARGE = 200_000
-GROWTH_FROM, GROWTH_UNTIL = 0.04, 0.5
+GROWTH_FROM, GROWTH_UNTIL = 0.04, 0.6
 STEPS_PER_GROWTH = 12  # between two events of growth, at least
 MAX_GROWTHS = {"error": 8, "default": 100, "mcmc": 100}
 AVERAGE_FROM = 0.9
 # Gaussians at the end, for photos of REFERENCE_PIXELS: REFERENCE_COUNT where REFERENCE_STEPS steps at the last size are affordable.
-REFERENCE_PIXELS, REFERENCE_STEPS, REFERENCE_COUNT = 300_000, 90, 30_000
+REFERENCE_PIXELS, REFERENCE_STEPS, REFERENCE_COUNT = 300_000, 90, 65_000
 COUNT_POWER = 0.3
+LEAST_GROWTH = 1.5  # times the start: SfM points lie where there is texture, and leave holes
 PIXELS_PER_GAUSSIAN = 3  # a splat has no use for more Gaussians than a third of a photo's pixels, until photos show different things
 
 
@@ -136,7 +138,7 @@ def make_plan(
         sizes: (width, height) px of the train photos.
         num_gaussians: of the start.
         steps, seconds: the budget; neither: an open run.
-        step_seconds: measured time of a step of 4 photos at full size with REFERENCE_COUNT Gaussians; None: not known, as where steps are the budget.
+        step_seconds: measured time of a step of 4 photos at full size; None: not known, as where steps are the budget.
         views_per_step: at every size; None: 8, and 4 at large sizes.
         num_downscales: how many times the photos are halved at the start; None: by their size.
         density: the density control; "none" keeps the Gaussians of the start.
@@ -160,7 +162,9 @@ def make_plan(
     costs = [count * (pixels * (side / long_side) ** 2 + 20_000) for count, side in zip(views, sides)]  # of a step, in pixels
     shares = list(TIME_SHARES[halvings])
     affordable = steps  # steps at the last size
-    if step_seconds is not None and seconds is not None:
+    if seconds is not None and steps is None and step_seconds is None:
+        affordable = shares[-1] * seconds / TYPICAL_STEP_SECONDS
+    elif step_seconds is not None and seconds is not None:
         affordable = shares[-1] * seconds / (step_seconds * views[-1] / VIEWS_LARGE)
         while num_downscales is None and affordable < MIN_LAST_STEPS and len(sides) > 1:
             ratio = costs[-1] / costs[-2]
@@ -194,7 +198,7 @@ def make_plan(
 def final_count(num_gaussians: int, pixels: float, affordable: float, max_gaussians: int | None) -> int:
     """Gaussians at the end of a run whose last size has so many `pixels` and an `affordable` number of steps."""
     wanted = REFERENCE_COUNT * (pixels / REFERENCE_PIXELS) ** 0.7 * (max(affordable, 1.0) / REFERENCE_STEPS) ** COUNT_POWER
-    wanted = max(round(min(wanted, pixels / PIXELS_PER_GAUSSIAN)), num_gaussians)
+    wanted = max(round(min(max(wanted, LEAST_GROWTH * num_gaussians), pixels / PIXELS_PER_GAUSSIAN)), num_gaussians)
     return wanted if max_gaussians is None else max(min(wanted, max_gaussians), 1)
 
 
@@ -208,4 +212,6 @@ def _growth(
     for k in range(count):
         at = GROWTH_FROM + (GROWTH_UNTIL - GROWTH_FROM) * (k / max(1, count - 1))
         events.append(Growth(at, round(num_gaussians + (final - num_gaussians) * ((k + 1) / count))))
+    if density == "error" and final <= num_gaussians:  # it only adds; the others also move and remove
+        return ()
     return tuple(events)
