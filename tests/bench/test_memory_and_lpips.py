@@ -15,9 +15,12 @@ MB = 1_000_000
 
 @pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="only Linux tells a process its peak memory, in /proc/self/clear_refs")
 def test_peak_memory_is_what_was_needed_at_the_worst():
-    with PeakMemory(torch.device("cpu")) as peak:
-        sum(float(torch.ones(16 * MB).sum()) for _ in range(3))  # 64 MB, three times in turn
-    assert 60 * MB < peak.bytes < 90 * MB
+    peaks = []
+    for _ in range(3):  # the least of three: it is the memory of the process, in which threads of the test runner live too (seen once: 128 MB)
+        with PeakMemory(torch.device("cpu")) as peak:
+            sum(float(torch.ones(16 * MB).sum()) for _ in range(3))  # 64 MB, three times in turn
+        peaks.append(peak.bytes)
+    assert 60 * MB < min(peaks) < 90 * MB
     with PeakMemory(torch.device("cpu")) as peak:
         pass
     assert peak.bytes < 5 * MB
