@@ -67,6 +67,10 @@ class Plan:
     open_ended: bool = False  # ends when it has settled, at the latest after `seconds`
     average_from: float = 1.0  # progress from which the iterates are averaged; 1: never
     tail_steps: int = 0  # of an open run, once it has settled
+    # What was asked for, None where the plan was free to choose: a resumed run must ask for the same.
+    views_per_step: int | None = None
+    num_downscales: int | None = None
+    max_gaussians: int | None = None
 
     def progress(self, step: int, seconds: float, settled_at: int | None = None) -> float:
         """Where a run is, 0 to 1, after `step` steps that took `seconds`; `settled_at`: the step at which an open run was found to have settled."""
@@ -117,7 +121,8 @@ class Plan:
 
 def flat_plan(long_side: int, *, steps: int | None, seconds: float | None, views_per_step: int) -> Plan:
     """One size, the Gaussians of the start, and no average: the laboratory."""
-    return Plan((Stage(1.0, long_side, views_per_step),), steps=steps, seconds=seconds)
+    stages = (Stage(1.0, long_side, views_per_step),)
+    return Plan(stages, steps=steps, seconds=seconds, views_per_step=views_per_step, num_downscales=0)
 
 
 def make_plan(
@@ -192,6 +197,9 @@ def make_plan(
         open_ended,
         AVERAGE_FROM,
         OPEN_STEPS // 10 if open_ended else 0,
+        views_per_step,
+        num_downscales,
+        max_gaussians,
     )
 
 

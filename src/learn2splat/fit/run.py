@@ -65,9 +65,9 @@ class FitRun:
         self.sampler = ViewSampler(scene.camtoworlds[self.train, :3, 3], plan.stages[0].views_per_step, torch.Generator().manual_seed(seed))
         self.generator = torch.Generator().manual_seed(seed)
         self.density = make_density(plan.density)
-        sides = [stage.long_side for stage in plan.stages]
-        options = {"density control": plan.density, "photo sizes over the run": sides, "seed": seed}
-        options["photos per step"] = [stage.views_per_step for stage in plan.stages]
+        # What was asked for and not what was planned: that depends on the budget, which may grow, and on how fast the machine was.
+        options = {"density control": plan.density, "seed": seed}
+        options |= {name: getattr(plan, name) for name in ("views_per_step", "num_downscales", "max_gaussians")}
         self.identity = {**fingerprint(scene, gaussians), **rule_fingerprint(rule), **options} if checkpoint else {}
         self.loss = math.nan  # inner loss per view of the last step, before its update
         if checkpoint and resume and has_checkpoint(checkpoint):
@@ -80,6 +80,8 @@ class FitRun:
             task = Task(scene.scene_scale or 1.0, views, horizon or plan.steps, len(self.train), scene.view_angle(self.train))
             self._run = RunState(start, rule.init(start, task, torch.Generator().manual_seed(seed)), self.density.init_stats(start))
         self.plan = plan
+        if self._run.average is not None and self.progress < plan.average_from:  # it goes on with a larger budget
+            self._run = replace(self._run, average=None, averaged=0)
         self.pyramid = [resized(scene, stage.long_side) for stage in plan.stages]
         self._maps: DepthMaps | None = None
         self._good = self._run  # The last state whose parameters and loss were finite.
