@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 
 BEST_ANGLE = 5.0  # Degrees between two rays to a point: enough parallax to measure its depth, and the point still looks the same.
-ANGLE_BELOW, ANGLE_ABOVE = 1.5, 10.0  # Standard deviations of the weight on either side of it.
+ANGLE_BELOW, ANGLE_ABOVE = 3.0, 10.0  # Standard deviations of the weight on either side of it.
+LOG_DISTANCE = 0.2  # The same of the logarithm of how much farther from the point the neighbour is: its details are as large as the photo's.
+TURN = 20.0  # The same of the angle between the optical axes, degrees: photos that look elsewhere share points by their frustums only.
 MIN_ANGLE = 0.5  # Degrees: closer photos tell nothing.
 MIN_POINTS = 16  # A photo that sees fewer gets stand-ins.
 MIN_OVERLAP = 0.1  # Share of a photo's points that a neighbour must see.
@@ -58,10 +60,12 @@ def surroundings(viewmats: Tensor, Ks: Tensor, sizes: Tensor, points: Tensor, co
         near[i] = depths.quantile(QUANTILE) / MARGIN
         far[i] = depths.quantile(1 - QUANTILE) * MARGIN
         shared = _inside(viewmats, Ks, sizes, mine)
-        angles = _angles(centres, i, mine)
-        spread = torch.where(angles < BEST_ANGLE, ANGLE_BELOW, ANGLE_ABOVE)
-        weights = (-0.5 * ((angles - BEST_ANGLE) / spread).square()).exp() * shared
-        score = weights.sum(1)
+        angles, distances = _angles(centres, i, mine), (mine - centres[:, None]).norm(dim=2)
+        turns = (viewmats[:, 2, :3] @ viewmats[i, 2, :3]).clamp(-1, 1).acos().rad2deg()
+        angle_spread = torch.where(angles < BEST_ANGLE, ANGLE_BELOW, ANGLE_ABOVE)
+        unlike = ((angles - BEST_ANGLE) / angle_spread).square() + ((distances / distances[i]).log() / LOG_DISTANCE).square()
+        unlike += (turns / TURN).square()[:, None]
+        score = ((-0.5 * unlike).exp() * shared).sum(1)
         usable = (shared.double().mean(1) >= MIN_OVERLAP) & ((angles >= MIN_ANGLE) & shared).any(1)
         usable[i] = False
         order = torch.where(usable, score, -1.0).argsort(descending=True, stable=True)[: min(count, int(usable.sum()))]
