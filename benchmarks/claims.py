@@ -14,7 +14,7 @@ Scenes: those of role `val` in SOURCES.md, never trained on. Every part is a `be
                  and 50 000 points (between neighbouring ones, because the scenes have no more)
     views        adam's time for 300 steps with 2, 4 and 16 photos per step; seeds 0-2
     sparse       8 context photos, adam's time for 1000 steps
-    time-60      full size, coarse to fine and with growth, 60 seconds; seeds 0-2; time-300 and time-1800 likewise (time_claims.py)
+    time-60      full size, coarse to fine and with growth, 60 seconds; seeds 0-2; time-300 and time-1800 with one
 
 Where no seeds are named it is seed 0 alone: those take longest.
 

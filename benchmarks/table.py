@@ -2,7 +2,7 @@
 
     python benchmarks/claims.py --only equal-time --seeds 1 --out runs/claims    # adam's time for 1000 steps
     python benchmarks/pack.py runs/claims benchmarks/results/claims.jsonl
-    python benchmarks/table.py benchmarks/results/{claims,bench,all}.jsonl [--dry]
+    python benchmarks/table.py benchmarks/results/{time,claims,bench,all}.jsonl [--dry]
 
 Per comparison found in the folders or packed files: what it is, PSNR by scene and by step, machine and command. Of the folder of `claims.py` the
 comparison at equal time is shown, and last its own table. The scenes are for development (role `val`); nothing here looks at the ones kept for final
@@ -13,12 +13,14 @@ from __future__ import annotations
 
 import argparse
 import re
+import statistics
+from functools import partial
 from pathlib import Path
 
 import claims
 
 from learn2splat.bench.report import _title, facts
-from learn2splat.bench.stats import Comparison, comparisons
+from learn2splat.bench.stats import Comparison, comparisons, last_psnr, psnr_at_seconds
 from learn2splat.bench.store import read_cells
 from learn2splat.bench.tables import headline, scenes_table, steps_table
 
@@ -31,7 +33,33 @@ SHOWN_FACTS = ("protocol", "machine", "versions", "commit", "command")
 def section(c: Comparison) -> str:
     about = facts(c)
     told = "; ".join(f"{name}: {about[name]}" for name in SHOWN_FACTS)
-    return f"**{_title(c)}.** {headline(c)}\n\n{scenes_table(c).markdown()}\n\n{steps_table(c).markdown()}\n\n{told}."
+    return f"**{_title(c)}.** {headline(c)}\n\n{scenes_table(c).markdown()}\n\n{steps_table(c).markdown()}{leads(c)}\n\n{told}."
+
+
+def leads(c: Comparison) -> str:
+    """Of a budget in seconds: by how many dB `learned` is ahead over time, and which parts of its own time update and growth take."""
+    if "learned" not in c.labels or not c.protocol["budget"].startswith("seconds:"):
+        return ""
+    budget = float(c.protocol["budget"].partition(":")[2])
+    rivals = {name: [label for label in c.labels if label.startswith(start)] for name, start in (("the best Adam", "adam"), ("nominal", "nominal"))}
+    rows = []
+    for name, labels in rivals.items():
+        for seconds in (5.0, 10.0, 30.0, budget) if labels else ():
+            by_scene = {}
+            for scene, seed in c.complete():
+                score = last_psnr if seconds == budget else partial(psnr_at_seconds, seconds=seconds)
+                own, *others = (score(c.cells[label, scene, seed]) for label in ("learned", *labels))
+                by_scene.setdefault(scene, []).append(own - max(others))
+            ahead = {scene: statistics.mean(values) for scene, values in by_scene.items()}
+            told = " | ".join(f"{value:+.2f}" for value in ahead.values())
+            rows.append(f"| over {name} after {seconds:g} s | {statistics.mean(ahead.values()):+.2f} | {told} |")
+    ends = [c.cells["learned", scene, seed].end for scene, seed in c.complete()]
+    names = [name for name in ("update", "growth") if all(f"{name}_seconds" in end for end in ends)]
+    parts = {name: [end[f"{name}_seconds"] / end["seconds"] for end in ends] for name in names}
+    shares = "; ".join(f"{name} {min(values):.1%} to {max(values):.1%}" for name, values in parts.items())
+    scenes = list(dict.fromkeys(scene for scene, _ in c.complete()))
+    head = [f"| `learned`, dB | mean | {' | '.join(scenes)} |", "|---|---:|" + "---:|" * len(scenes)]
+    return "\n\n" + "\n".join([*head, *rows]) + f"\n\nOf the time of `learned`: {shares}."
 
 
 def _is_equal_time(c: Comparison) -> bool:

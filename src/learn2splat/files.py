@@ -100,7 +100,7 @@ def locked(folder: Path, name: str = LOCK, leftovers: Sequence[str] = ("**/.*.pa
     except Timeout:
         raise OptionError(f"another process is writing into {folder}: wait for its end, or choose another --out") from None
     except NotImplementedError:
-        pass
+        pass  # no locks on this platform: as on file systems without them (_NO_LOCKS), one process at a time is then up to the user (docs/files.md)
     except OSError as error:
         if error.errno not in _NO_LOCKS:
             raise SaveError(f"could not write into {folder}: {error.strerror or error}; choose another place with --out") from error
