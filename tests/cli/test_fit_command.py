@@ -21,7 +21,7 @@ from learn2splat.cli.fit import Fit
 from learn2splat.cli.plan_table import plan_rows
 from learn2splat.cli.result import render_names
 from learn2splat.files import file_name, locked
-from learn2splat.fit import fit, make_plan
+from learn2splat.fit import fit, make_plan, plan
 from learn2splat.fit.checkpoint import load_checkpoint
 from learn2splat.gaussians import load_splat, save_splat
 
@@ -136,6 +136,20 @@ def test_default_folders_never_collide(scene_folder, tmp_path, monkeypatch):
     assert main(["fit", str(scene_folder), "--optimizer", "adam", "--steps", "2", "--resume"]) == 0
     assert json.loads((tmp_path / "out" / "tiny-adam-3" / "metrics.json").read_text())["steps"] == 2
     assert len(os.listdir("out")) == 3
+
+
+def test_a_finished_splat_is_refined_at_full_size(fitted, scene_folder, tmp_path, monkeypatch):
+    """Small photos first would undo it. Points have nothing to lose, and one may ask for small photos."""
+    monkeypatch.setattr(plan, "COARSEST", WIDTH // 2)  # px: by themselves, plans halve these photos once
+    splat = str(fitted / "point_cloud.ply")
+
+    def sizes(*options):
+        out = tmp_path / f"out{len(list(tmp_path.iterdir()))}"
+        assert main(["fit", str(scene_folder), "--optimizer", "nominal", "--steps", "4", "--no-report", "--out", str(out), *options]) == 0
+        return [stage["long_side"] for stage in json.loads((out / "config.json").read_text())["plan"]["stages"]]
+
+    assert sizes("--init", splat) == [WIDTH]
+    assert sizes() == sizes("--init", splat, "--num-downscales", "1") == [WIDTH // 2, WIDTH]
 
 
 def test_start_from_a_splat(fitted, scene_folder, tmp_path, capsys):
