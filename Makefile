@@ -1,4 +1,4 @@
-# make demo: fit the built-in scene and write out/demo/report.html.   make test: everything that CI checks.
+# make demo: fit the built-in scene and write out/demo/report.html.   make test: everything that CI checks.   make docs: the site.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -8,7 +8,7 @@ TORCH ?= torch==2.13.0
 # Processes of the test suite. Files stay together, because what they set up for their tests is most of their time.
 JOBS ?= 2
 
-.PHONY: demo test setup lint bench clean
+.PHONY: demo test setup lint docs bench clean
 
 $(VENV)/.ready: pyproject.toml CMakeLists.txt $(wildcard native/*.*pp)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -28,6 +28,9 @@ test: setup lint
 
 lint: setup
 	$(BIN)/ruff check src tests benchmarks examples
+
+docs: setup
+	$(BIN)/python -m mkdocs build --strict
 
 bench: setup
 	$(BIN)/python benchmarks/bench_rasterize.py

@@ -1,6 +1,6 @@
 """Throughput of meta-training on one core, and where its time goes.
 
-    python benchmarks/bench_meta.py                     # the sizes of the prototype of NOTES.md: 64-112 px, 300-1500 Gaussians, 2-8 views
+    python benchmarks/bench_meta.py                     # the sizes of a prototype: 64-112 px, 300-1500 Gaussians, 2-8 views
     python benchmarks/bench_meta.py --preset            # those of `train --preset cpu`
 
 Processor time of one thread, so another program on the machine does not count. Meta-steps begin with an empty buffer on procedural scenes, which are

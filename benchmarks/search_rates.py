@@ -38,8 +38,8 @@ from learn2splat.gaussians import init_from_points
 
 LONG_SIDE, MAX_POINTS, VIEWS_PER_STEP, SEED = 96, 1500, 8, 0
 
-# (middle, lowest factor, highest factor), log-uniform between. The middles are the learning rates of METHOD.md section 5 and the constants of
-# NOTES.md section 2, point 1, written out: the settings must stay the same when the defaults of the rules change.
+# (middle, lowest factor, highest factor), log-uniform between. The middles are the learning rates of docs/method.md section 5 and the constants of
+# a prototype of `nominal`, written out: the settings must stay the same when the defaults of the rules change.
 SPACES: dict[str, dict[str, tuple[float, float, float]]] = {
     "adam-auto": {
         "means": (1.6e-4, 3, 60),

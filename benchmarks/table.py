@@ -1,12 +1,12 @@
-"""Put the results of `learn2splat bench` into the README, between its markers.
+"""Put the results of `learn2splat bench` into docs/results.md, and the first of them, in five lines, into the README, between their markers.
 
     python benchmarks/claims.py --only equal-time --seeds 1 --out runs/claims    # adam's time for 1000 steps
     python benchmarks/pack.py runs/claims benchmarks/results/claims.jsonl
     python benchmarks/table.py benchmarks/results/{time,claims,bench,all}.jsonl [--dry]
 
-Per comparison found in the folders or packed files: what it is, PSNR by scene and by step, machine and command. Of the folder of `claims.py` the
-comparison at equal time is shown, and last its own table. The scenes are for development (role `val`); nothing here looks at the ones kept for final
-claims.
+Into the README goes the first comparison with a budget in seconds. Into docs/results.md goes, per comparison found in the folders or packed files,
+what it is, PSNR by scene and by step, machine and command; of the folder of `claims.py` the comparison at equal time, and last its own table. The
+scenes are for development (role `val`); nothing here looks at the ones kept for final claims.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from learn2splat.bench.stats import Comparison, comparisons, last_psnr, psnr_at_
 from learn2splat.bench.store import read_cells
 from learn2splat.bench.tables import headline, scenes_table, steps_table
 
-README = Path(__file__).resolve().parents[1] / "README.md"
+ROOT = Path(__file__).resolve().parents[1]
+README, RESULTS = ROOT / "README.md", ROOT / "docs" / "results.md"
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 CLAIMS_FOLDER = "claims"
 SHOWN_FACTS = ("protocol", "machine", "versions", "commit", "command")
@@ -62,6 +63,25 @@ def leads(c: Comparison) -> str:
     return "\n\n" + "\n".join([*head, *rows]) + f"\n\nOf the time of `learned`: {shares}."
 
 
+def in_short(c: Comparison) -> str:
+    """PSNR at the end in a row per optimizer, with their mean, for somebody who has never heard of them."""
+    scenes = list(dict.fromkeys(scene for scene, _ in c.complete()))
+    ends = {}
+    for label in c.labels:
+        ends[label] = [statistics.mean(last_psnr(c.cells[label, name, seed]) for name, seed in c.complete() if name == scene) for scene in scenes]
+    columns = [*zip(*ends.values())]
+    best = [max(column) for column in columns] + [max(statistics.mean(row) for row in ends.values())]
+    lines = [f"| | {' | '.join(scenes)} | mean |", "|---|" + "---:|" * (len(scenes) + 1)]
+    for label, row in ends.items():
+        cells = [f"**{value:.2f}**" if value == top else f"{value:.2f}" for value, top in zip([*row, statistics.mean(row)], best)]
+        lines.append(f"| `{label}` | {' | '.join(cells)} |")
+    seconds = c.protocol["budget"].partition(":")[2]
+    about = facts(c)
+    seeds = len({seed for _, seed in c.complete()})
+    runs = f"{seeds} seed{'s' if seeds > 1 else ''}; {about['machine']}, commit {about['commit']}"
+    return "\n".join([f"Held-out PSNR in dB after {seconds} seconds, photos at full size, {runs}.", "", *lines])
+
+
 def _is_equal_time(c: Comparison) -> bool:
     return next(iter(c.cells.values())).path.parents[2].name == claims.BASE.key
 
@@ -69,7 +89,7 @@ def _is_equal_time(c: Comparison) -> bool:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", type=Path, nargs="+", help="what bench or pack.py wrote")
-    parser.add_argument("--dry", action="store_true", help="print the text, leave README.md as it is")
+    parser.add_argument("--dry", action="store_true", help="print the texts, leave the files as they are")
     args = parser.parse_args()
     parts = [
         section(c)
@@ -79,13 +99,17 @@ def main() -> None:
     ]
     parts += [f"**What the packaged weights must show** (`python benchmarks/claims.py`):\n\n{claims.table(folder)}"
               for folder in args.folders if folder.stem == CLAIMS_FOLDER]  # fmt: skip
-    text = "\n\n".join(parts)
-    print(text)
-    if not args.dry:
-        new, count = re.subn(f"{BEGIN}.*{END}", lambda _: f"{BEGIN}\n{text}\n{END}", README.read_text(), flags=re.DOTALL)
-        if count != 1:
-            raise SystemExit(f"README.md must have one pair of markers {BEGIN} and {END}, found {count}")
-        README.write_text(new)
+    texts = {RESULTS: "\n\n".join(parts)}
+    timed = (c for folder in args.folders for c in comparisons(read_cells(folder)) if c.complete() and c.protocol["budget"].startswith("seconds:"))
+    if (first := next(timed, None)) is not None:
+        texts[README] = in_short(first)
+    for path, text in texts.items():
+        print(text, end="\n\n")
+        if not args.dry:
+            new, count = re.subn(f"{BEGIN}.*{END}", lambda _, text=text: f"{BEGIN}\n{text}\n{END}", path.read_text(), flags=re.DOTALL)
+            if count != 1:
+                raise SystemExit(f"{path} must have one pair of markers {BEGIN} and {END}, found {count}")
+            path.write_text(new)
 
 
 if __name__ == "__main__":

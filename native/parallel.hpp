@@ -1,6 +1,6 @@
 // One thread pool for the whole process. parallel_for hands out tasks 0..num_tasks-1 one by one; the caller works too.
 //
-// torch's CPU operators run on the libgomp that its wheel bundles. Two pools on two cores spin against each other (docs/NOTES: a step took up
+// torch's CPU operators run on the libgomp that its wheel bundles. Two pools on two cores spin against each other (docs/performance.md: a step took up
 // to 20 times longer), so when a libgomp is already loaded we borrow its workers through GOMP_parallel, the stable entry point that GCC's
 // `#pragma omp parallel` calls. Without one (macOS, a torch built differently) we use our own threads, which sleep between calls.
 #pragma once

@@ -1,4 +1,4 @@
-// L1 + SSIM of image pairs and its gradient in one pass (METHOD.md section 3; SSIM: Wang et al. 2004, 11x11 Gaussian window of sigma 1.5, valid
+// L1 + SSIM of image pairs and its gradient in one pass (docs/method.md section 3; SSIM: Wang et al. 2004, 11x11 Gaussian window of sigma 1.5, valid
 // padding, data range 1, C1 = 0.01^2, C2 = 0.03^2).
 //
 // Images are (height, width, 3), interleaved; per view  loss = (1 - w) * mean|x - y| + w * (1 - mean SSIM).

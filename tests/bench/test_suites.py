@@ -57,7 +57,7 @@ def llff(tmp_path_factory):
 
 
 def test_published_sizes():
-    """METHOD.md section 6."""
+    """docs/method.md section 6."""
     sizes = {name: suite.sizes for name, suite in SUITES.items()}
     assert sizes == {"mipnerf360": ((520, 780),), "llff": ((756, 1008),), "dtu": ((1162, 1554),), "dl3dv": ((256, 448), (512, 960)),
                      "re10k": ((512, 960),), "colmap": ()}  # fmt: skip

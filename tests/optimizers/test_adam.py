@@ -11,7 +11,7 @@ from random_gaussians import random_gaussians, random_gradients
 from learn2splat.gaussians import FIELDS, Gaussians
 from learn2splat.optimizers import Task, make_optimizer
 
-# METHOD.md section 5, written out again on purpose.
+# docs/method.md section 5, written out again on purpose.
 RATES_3DGS = {"means": 1.6e-4, "quats": 1e-3, "log_scales": 5e-3, "logit_opacities": 5e-2, "sh0": 2.5e-3, "shN": 1.25e-4}
 STEPS = 40
 SCENE_SCALE = 2.7
@@ -107,7 +107,7 @@ def test_adam_auto_decays_the_means_to_its_own_share():
 
 
 def test_the_sum_over_views_is_as_good_as_their_mean():
-    """Adam divides the gradient's scale out: the loss may be a sum over views (METHOD.md) or a mean (gsplat)."""
+    """Adam divides the gradient's scale out: the loss may be a sum over views (docs/method.md) or a mean (gsplat)."""
     rule, start = make_optimizer("adam"), random_gaussians(12, 0, torch.float64)
     ends = []
     for factor in (1, 8):

@@ -1,4 +1,4 @@
-"""The nominal rule against a slow oracle written from NOTES.md section 2, point 1: loops over Gaussians and numbers, no shared code."""
+"""The nominal rule against a slow oracle written from docs/optimizer.md: loops over Gaussians and numbers, no shared code."""
 
 from __future__ import annotations
 

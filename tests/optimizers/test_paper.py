@@ -1,4 +1,4 @@
-"""The published inner step against a slow oracle that was written from METHOD.md sections 2-3: loops over Gaussians, float64, no shared code."""
+"""The published inner step against a slow oracle that was written from docs/method.md sections 2-3: loops over Gaussians, float64, no shared code."""
 
 import math
 
@@ -183,7 +183,7 @@ def test_the_released_size():
 
 
 def released_shapes(width=256, blocks=4):
-    """Names and shapes as METHOD.md section 3 lists them."""
+    """Names and shapes as docs/method.md section 3 lists them."""
     shapes = {
         "state_proj.weight": (width, width, 1, 1),
         "state_proj.bias": (width,),

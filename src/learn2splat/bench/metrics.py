@@ -1,4 +1,4 @@
-"""PSNR and SSIM as other projects report them (NOTES.md section 5). They differ from ours at the borders of photos, by hundredths on small ones.
+"""PSNR and SSIM as other projects report them (docs/benchmark.md). They differ from ours at the borders of photos, by hundredths on small ones.
 
 | metrics | render | SSIM, 11x11 Gaussian window of sigma 1.5 |
 |---|---|---|

@@ -2,7 +2,7 @@
 
 | protocol | budget | every optimizer gets |
 |---|---|---|
-| `paper` | `adam:1000` | as many seconds as `adam` took for 1000 steps, in the same process, scene and seed (METHOD.md section 5) |
+| `paper` | `adam:1000` | as many seconds as `adam` took for 1000 steps, in the same process, scene and seed (docs/method.md section 5) |
 | `steps` | `steps:300` | 300 steps |
 | `seconds` | `seconds:60` | 60 seconds of optimization |
 | `gsplat`, `inria` | any of these | what the budget says; PSNR and SSIM are measured as these projects do (`metrics.py`) |

@@ -1,4 +1,4 @@
-"""The data sets of the field in the folders that they are published in, with the photo sizes of METHOD.md section 6.
+"""The data sets of the field in the folders that they are published in, with the photo sizes of docs/method.md section 6.
 
 | suite | folders | photos in `--protocol paper` (height x width) |
 |---|---|---|
@@ -37,7 +37,7 @@ from .executors import SceneSource
 from .views import choose_context
 
 MAX_DEPTH = 3  # Of folders that are looked through for COLMAP models.
-RANDOM_POINTS = 50_000  # About as many as a feed-forward start has (METHOD.md section 4); --max-points draws from them.
+RANDOM_POINTS = 50_000  # About as many as a feed-forward start has (docs/method.md section 4); --max-points draws from them.
 RANDOM_DEPTHS = (1.0, 100.0)  # In distances between the outermost cameras: pixelSplat's near and far planes.
 
 MIPNERF360 = ("bicycle", "bonsai", "counter", "flowers", "garden", "kitchen", "room", "stump", "treehill")

@@ -5,7 +5,7 @@ depth that several photos agree on where there is one (`initializers.stereo`), e
 large as the drawn pixels lie apart, nearly transparent. Gaussians that have become invisible are pruned before.
 
 Unlike clone and split, which need hundreds of steps to move copies to where they belong, this puts a Gaussian at its place at once: what a short
-run needs (NOTES.md section 7).
+run needs (docs/lab.md, 50).
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ OPEN_STEPS = 1500  # of an open run until its growth and changes of size are ove
 OPEN_SECONDS = 1800.0  # the latest end of an open run
 COARSEST = 150  # px: no photo is shrunk below it by a plan
 MAX_DOWNSCALES = 3
-# Time spent at each size, coarsest first. NOTES.md section 7: 6, 30 and 64 % beat 25, 35 and 40 %.
+# Time spent at each size, coarsest first. In a prototype, 6, 30 and 64 % beat 25, 35 and 40 %.
 TIME_SHARES = {0: (1.0,), 1: (0.2, 0.8), 2: (0.06, 0.3, 0.64), 3: (0.04, 0.12, 0.28, 0.56)}
 TYPICAL_STEP_SECONDS = 0.2  # where nobody has measured
 MIN_LAST_STEPS = 40  # at the last size; where the time does not suffice for so many, the run ends at a smaller size

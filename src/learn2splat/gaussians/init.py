@@ -1,4 +1,4 @@
-"""Where a run starts: Gaussians from SfM points (METHOD.md section 5), or at random in front of the cameras."""
+"""Where a run starts: Gaussians from SfM points (docs/method.md section 5), or at random in front of the cameras."""
 
 from __future__ import annotations
 

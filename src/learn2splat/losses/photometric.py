@@ -1,6 +1,6 @@
 """L1 + SSIM of rendered and real photos, one value per view: what the inner step of every optimizer minimises.
 
-SSIM is that of Wang et al. 2004 with the choices of METHOD.md section 3: 11x11 Gaussian window of sigma 1.5, valid padding, data range 1,
+SSIM is that of Wang et al. 2004 with the choices of docs/method.md section 3: 11x11 Gaussian window of sigma 1.5, valid padding, data range 1,
 C1 = 0.01^2, C2 = 0.03^2, mean over windows and channels. On the CPU one native pass (native/ssim.hpp) computes the loss and its gradient; CUDA
 tensors go through torch's depthwise convolutions.
 """
@@ -23,7 +23,7 @@ SSIM_C2 = 0.03**2
 
 
 def photometric_loss(renders: Tensor, targets: Tensor, *, ssim_weight: float = 0.2, weights: Tensor | None = None) -> Tensor:
-    """Sum over views of (1 - ssim_weight) * mean|I - I*| + ssim_weight * (1 - SSIM), a scalar. METHOD.md section 3.
+    """Sum over views of (1 - ssim_weight) * mean|I - I*| + ssim_weight * (1 - SSIM), a scalar. docs/method.md section 3.
 
     Args:
         renders: (V, H, W, 3), float32 or float64, nominally in [0, 1] (not clamped here). H and W at least 11.

@@ -1,4 +1,4 @@
-"""The ablation of METHOD.md section 6 at a small scale: what each ingredient of meta-training does to long runs.
+"""The ablation of docs/method.md section 6 at a small scale: what each ingredient of meta-training does to long runs.
 
 Every variant is meta-trained from scratch with equal meta-steps and seeds, then fits scenes it has never seen for `steps` steps. Variants are
 cumulative: each has the ingredients of the one before. The paper's error features are left out: they belong to another initializer.

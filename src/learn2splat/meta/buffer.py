@@ -1,7 +1,7 @@
-"""The checkpoint buffer: stored, partly optimized episodes, so that the rule meets early and late stages (METHOD.md section 4).
+"""The checkpoint buffer: stored, partly optimized episodes, so that the rule meets early and late stages (docs/method.md section 4).
 
 Two policies. The paper's: resume with p = 0.7 when the buffer is full, insert new scenes with p = 0.7, return resumed ones with p = 0.99, evict the
-oldest. Log-uniform ages (NOTES.md section 3, point 6): every visit advances an episode by `advance(age)` steps on average, so visits per episode have
+oldest. Log-uniform ages (docs/training.md): every visit advances an episode by `advance(age)` steps on average, so visits per episode have
 density 1 / advance along its life; kept alive with a probability proportional to advance(age) / (age + `FIRST_AGE`), the ages that are visited have
 density 1 / (age + FIRST_AGE): uniform in the logarithm, at no cost but the visits themselves.
 """

@@ -119,7 +119,7 @@ def with_architecture(config: MetaConfig, architecture: Architecture) -> MetaCon
 
 
 def _greedy(config: MetaConfig) -> MetaConfig:
-    """METHOD.md section 4."""
+    """docs/method.md section 4."""
     return replace(
         config,
         scheme="greedy",
@@ -160,7 +160,7 @@ PRESETS: dict[str, MetaConfig] = {
         final_lr=0.0,
         ema=0.999,
     ),
-    # The baseline G3R* (METHOD.md section 5) at the sizes of `cpu`: always from the start, over the whole horizon, nothing stored.
+    # The baseline G3R* (docs/method.md section 5) at the sizes of `cpu`: always from the start, over the whole horizon, nothing stored.
     "g3r": replace(
         _greedy(MetaConfig()),
         architecture="g3r",

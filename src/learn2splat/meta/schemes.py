@@ -1,7 +1,7 @@
 """The two objectives of meta-training: what an unrolled piece of an episode costs, with a graph to the weights.
 
-`greedy` is the paper's (METHOD.md section 4): every update is judged by the loss right after it, Gaussians are detached between steps, only the
-latent state carries gradients on. Its bias against slow progress was measured (NOTES.md section 2, lesson 2; Wu et al., arXiv:1803.02021).
+`greedy` is the paper's (docs/method.md section 4): every update is judged by the loss right after it, Gaussians are detached between steps, only the
+latent state carries gradients on. Its bias against slow progress was measured (docs/lab.md, 2 and 20; Wu et al., arXiv:1803.02021).
 
 `horizon` keeps the Gaussians in the graph and judges where the piece ends. All that the rule reads, gradients and parameters, are constants, so
 d theta_T / d delta_t is the identity, no second derivatives occur and only the network's activations are kept. The loss is relative to what the piece

@@ -1,4 +1,4 @@
-"""What the `anchored` network reads about each seen Gaussian: scale-free numbers only (NOTES.md section 3).
+"""What the `anchored` network reads about each seen Gaussian: scale-free numbers only (docs/optimizer.md).
 
 Nothing here depends on the unit of length, on where the origin is, on the unit of the loss, or on how many Gaussians or steps there are. There are
 two clocks, and no horizon can be read off either: `age`, 1 / sqrt(steps in which this Gaussian was seen), which fades, and `log_age`, which only the

@@ -1,6 +1,6 @@
 """Adam's moments per Gaussian, on flat (N, 59) matrices: shared by every rule that steps only the Gaussians that were seen.
 
-METHOD.md section 3, step 3: `m <- b1 m + (1 - b1) g`, `v <- b2 v + (1 - b2) g^2`, `t <- t + 1` for seen Gaussians only, t per Gaussian;
+docs/method.md section 3, step 3: `m <- b1 m + (1 - b1) g`, `v <- b2 v + (1 - b2) g^2`, `t <- t + 1` for seen Gaussians only, t per Gaussian;
 direction `= (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps)`.
 """
 

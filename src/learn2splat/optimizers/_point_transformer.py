@@ -1,5 +1,5 @@
 """The frame of the rules `paper` and `g3r`: a network that maps parameters, latent state and some normalised gradient of every seen Gaussian to its
-whole update. METHOD.md sections 2 and 3 (arXiv:2605.15760).
+whole update. docs/method.md sections 2 and 3 (arXiv:2605.15760).
 
 The networks have their own order of the 59 numbers of a Gaussian (`TO_PAPER`): means, log-scales, quats *xyzw*, opacity logit, SH channel-major.
 "Paper order" is that one; records, gradients, results and moments are in the order of `Gaussians.flatten`.
@@ -51,7 +51,7 @@ def from_paper_order(flat: Tensor) -> Tensor:
     return flat[:, FROM_PAPER.to(flat.device)]
 
 
-# Columns in paper order that are clamped, and their bounds (METHOD.md section 2).
+# Columns in paper order that are clamped, and their bounds (docs/method.md section 2).
 SCALES = (slice(3, 6), MIN_LOG_SCALE, MAX_LOG_SCALE)
 OPACITY = (slice(10, 11), -MAX_LOGIT_OPACITY, MAX_LOGIT_OPACITY)
 SH = (slice(11, 59), -MAX_SH, MAX_SH)

@@ -24,7 +24,7 @@ DEFAULT_STEPS = 30_000  # Horizon of the schedule of the means when the task has
 
 @dataclass(frozen=True)
 class AdamConfig:
-    """Learning rates per parameter group (METHOD.md section 5) and Adam's constants."""
+    """Learning rates per parameter group (docs/method.md section 5) and Adam's constants."""
 
     means: float = 1.6e-4  # Times the task's scene_scale: world units.
     quats: float = 1e-3
@@ -52,7 +52,7 @@ class AdamConfig:
         return replace(self, **{name: factor * getattr(self, name) for name in FIELDS})
 
 
-# METHOD.md section 5: "all x5, means not decayed, beta1 0.99".
+# docs/method.md section 5: "all x5, means not decayed, beta1 0.99".
 TUNED = replace(AdamConfig().scaled(5.0), means_final=1.0, beta1=0.99)
 GSPLAT = AdamConfig(batch_scaling=True)
 # Setting 56 of `benchmarks/search_rates.py`: the best mean over 300 and 1000 steps of those run at both (training/rates.jsonl).

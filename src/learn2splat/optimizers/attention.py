@@ -1,6 +1,6 @@
 """Attention among neighbouring Gaussians: who attends to whom in this step, and the layer itself.
 
-Unseen Gaussians are left out of a step altogether (METHOD.md section 3), so they cannot be attended to either: `seen_neighbours` takes, from a
+Unseen Gaussians are left out of a step altogether (docs/method.md section 3), so they cannot be attended to either: `seen_neighbours` takes, from a
 longer list of candidates that is refreshed every few steps, the first k that are seen. Where the list holds at least k seen ones (nearly always: it
 is `NUM_CANDIDATES` long), that is the exact search among the seen Gaussians, as old as the list.
 """
@@ -97,7 +97,7 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """A pre-norm transformer block: u += Attn(LN(u)); u += MLP(LN(u)). METHOD.md section 3, point 5."""
+    """A pre-norm transformer block: u += Attn(LN(u)); u += MLP(LN(u)). docs/method.md section 3, point 5."""
 
     def __init__(self, width: int, head_dim: int, heads: int, mlp_hidden: int, activation: Callable[[Tensor], Tensor] = F.gelu) -> None:
         super().__init__()

@@ -153,7 +153,7 @@ class UpdateRule(abc.ABC):
         """
 
     def grow(self, state: OptState, parents: Tensor, generator: torch.Generator) -> OptState:
-        """The state after `len(parents)` Gaussians were appended (METHOD.md section 6, last paragraph).
+        """The state after `len(parents)` Gaussians were appended (docs/method.md section 6, last paragraph).
 
         Args:
             state: N rows; they come first and stay as they are.

@@ -1,4 +1,4 @@
-"""The baseline G3R* of the Learn2Splat paper (METHOD.md section 5): its network family as earlier learned optimizers use it (G3R, arXiv:2409.19405).
+"""The baseline G3R* of the Learn2Splat paper (docs/method.md section 5): its network as earlier learned optimizers use it (G3R, arXiv:2409.19405).
 
 What differs from `paper`: the network reads this step's gradient, each of its 59 channels divided by the largest absolute value among the seen
 Gaussians, in place of Adam's direction; it reads how far a fixed horizon has been walked; and no head scales the latent state. Normalised so,

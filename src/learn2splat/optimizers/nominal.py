@@ -1,7 +1,7 @@
 """The hand-made scale-free rule `nominal`: an Adam per Gaussian whose steps for the means know the local spacing.
 
 Direction: Adam per Gaussian with a count per Gaussian, clamped; unseen Gaussians stay untouched. Step sizes: constants per parameter group, for
-the means times the local spacing. No schedule. Clamps of METHOD.md section 2. The learned rule `anchored` multiplies the same direction and step
+the means times the local spacing. No schedule. Clamps of docs/method.md section 2. The learned rule `anchored` multiplies the same direction and step
 sizes by gains and adds a bounded correction: the functions here are its parts, and untrained it takes the same steps to the last bit.
 """
 
@@ -22,7 +22,7 @@ from ._checks import require_finite
 from ._moments import adam_direction, clean_gradients, init_moments, update_moments
 from .base import OptState, Task, UpdateRule
 
-# METHOD.md section 2: what refinement never leaves.
+# docs/method.md section 2: what refinement never leaves.
 MIN_LOG_SCALE, MAX_LOG_SCALE = -8.0, math.log(3.0)
 MAX_LOGIT_OPACITY = 7.0
 MAX_SH = 2.0
@@ -139,7 +139,7 @@ def refreshed_spacing(means: Tensor, state: OptState, config: NominalConfig) -> 
 
 
 def apply_update(flat: Tensor, delta: Tensor, seen: Tensor) -> Gaussians:
-    """`flat - delta` (N, 59), quaternions normalised, clamps of METHOD.md section 2. Rows that were not seen keep their bits.
+    """`flat - delta` (N, 59), quaternions normalised, clamps of docs/method.md section 2. Rows that were not seen keep their bits.
 
     Differentiable: meta-training back-propagates through it, so nothing is changed in place.
     """

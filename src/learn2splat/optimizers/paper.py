@@ -1,4 +1,4 @@
-"""The Learn2Splat network and its inner step, as published: METHOD.md section 3 (arXiv:2605.15760), of any width."""
+"""The Learn2Splat network and its inner step, as published: docs/method.md section 3 (arXiv:2605.15760), of any width."""
 
 from __future__ import annotations
 

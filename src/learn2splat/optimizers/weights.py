@@ -2,7 +2,7 @@
 
 A file of this project is safetensors with one JSON object in its metadata, under `learn2splat`: `version` of this format, `architecture`,
 `config` (all sizes, bounds and constants of the rule, so that nothing has to be known to use it), `provenance` (what the trainer wants to be
-remembered: data, seed, steps, commit) and `sha256` of names, shapes and numbers. The published checkpoint of Learn2Splat (names in METHOD.md
+remembered: data, seed, steps, commit) and `sha256` of names, shapes and numbers. The published checkpoint of Learn2Splat (names in docs/method.md
 section 3) loads too, from safetensors or from a Lightning `.ckpt`; that one is read without unpickling anything but tensors.
 """
 

@@ -156,6 +156,6 @@ class Scene:
 
 
 def every_nth_split(count: int, test_every: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """(train_idx, test_idx): photo 0 and every `test_every`-th after it are held out (the field's rule, METHOD.md section 5)."""
+    """(train_idx, test_idx): photo 0 and every `test_every`-th after it are held out (the field's rule, docs/method.md section 5)."""
     test = tuple(range(0, count, test_every))
     return tuple(i for i in range(count) if i % test_every), test
