@@ -1,4 +1,4 @@
-"""`learn2splat train`: meta-train the learned optimizer; Ctrl-C and --resume lose nothing."""
+"""`learn2splat train`: meta-train the learned optimizer, or train the initializer; Ctrl-C and --resume lose nothing."""
 
 from __future__ import annotations
 
@@ -17,7 +17,21 @@ from rich.console import Console
 
 from ..errors import OptionError
 from ..files import WRITTEN_BY, atomic_write, is_ours, locked
-from ..meta import PRESETS, MetaConfig, MetaStep, find_scenes, has_save, is_first_process, remove_saves, train, with_architecture, with_scheme
+from ..meta import (
+    PRESETS,
+    DepthStep,
+    InitializerConfig,
+    MetaConfig,
+    MetaStep,
+    find_scenes,
+    has_save,
+    is_first_process,
+    remove_saves,
+    train,
+    train_initializer,
+    with_architecture,
+    with_scheme,
+)
 from .common import (
     Command,
     DeviceName,
@@ -47,7 +61,10 @@ class Train(Command):
     Several processes share a run with: torchrun --nproc-per-node 2 --no-python learn2splat train ..."""
 
     out: Path
-    """Folder for theta.safetensors (the weights), log.jsonl and what --resume needs."""
+    """Folder for theta.safetensors or initializer.safetensors (the weights), log.jsonl and what --resume needs."""
+    stage: Literal["optimizer", "initializer"] = "optimizer"
+    """What is trained: the optimizer; or the initializer, the network behind --init feedforward, which learns depth from procedural scenes and takes
+    of the options only --meta-steps, --max-minutes, --lr, --seed, --resume, --overwrite and --save-every."""
     preset: Literal["cpu", "paper", "g3r"] = "cpu"
     """Sizes and recipe: cpu, for hours on a few cores; paper, the published ones, for GPUs; g3r, the baseline of that name, on a few cores."""
     data: Annotated[tuple[str, ...], tyro.conf.arg(metavar="GLOB [GLOB ...]", help_behavior_hint="")] = ()
@@ -100,11 +117,14 @@ class Train(Command):
     def run(self) -> None:
         # Torch's sums depend on its number of threads, and on tensors as small as these two processes use two cores better than two threads.
         torch.set_num_threads(1)
+        if self.max_minutes is not None and not self.max_minutes > 0:
+            raise OptionError(f"--max-minutes must be above 0, got {self.max_minutes}")
+        if self.stage == "initializer":
+            self._train_initializer()
+            return
         config, device = self.config(), require_device(self.device)
         if device.type == "cuda":
             device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
-        if self.max_minutes is not None and not self.max_minutes > 0:
-            raise OptionError(f"--max-minutes must be above 0, got {self.max_minutes}")
         data = find_scenes(self.data)
         self._check()
         first = is_first_process()
@@ -134,6 +154,35 @@ class Train(Command):
         if is_first_process():
             print(f"Meta-step {result.step} of {config.meta_steps} after {result.seconds / 60:.1f} min. Weights: {result.weights}")
 
+    def _train_initializer(self) -> None:
+        taken = {"out", "stage", "meta_steps", "max_minutes", "lr", "seed", "resume", "overwrite", "save_every", "debug"}
+        plain = Train(out=self.out)
+        other = [name for name, value in vars(self).items() if name not in taken and value != getattr(plain, name)]
+        if other:
+            raise OptionError(f"--{other[0].replace('_', '-')} does not go with --stage initializer: leave it out")
+        given = {"steps": self.meta_steps, "lr": self.lr}
+        config = InitializerConfig(seed=self.seed, **{name: value for name, value in given.items() if value is not None})
+        if config.steps < 1 or not config.lr > 0:
+            raise OptionError(f"--meta-steps and --lr must be above 0, got {config.steps} and {config.lr:g}")
+        self._check()
+        with locked(self.out, leftovers=LEFTOVERS):
+            self._prepare(asdict(config), {"stage": self.stage})
+            note(f"training the initializer on {config.pool} procedural scenes with exact depth, which are made when first needed")
+            with stop_on_signals() as should_stop, DepthProgress(config.steps) as progress:
+                step, seconds = train_initializer(
+                    config,
+                    self.out,
+                    resume=self.resume and has_save(self.out),
+                    max_minutes=self.max_minutes,
+                    save_every=self.save_every,
+                    on_step=progress,
+                    should_stop=should_stop,
+                )
+                stopped = should_stop()
+        if stopped and step < config.steps:
+            raise Interrupted(f"stopped at step {step}; everything is saved in {self.out}, go on with --resume and the same options")
+        print(f"Step {step} of {config.steps} after {seconds / 60:.1f} min. Weights: {self.out / 'initializer.safetensors'}")
+
     def config(self) -> MetaConfig:
         """The preset with the options that were given."""
         config = PRESETS[self.preset]
@@ -154,21 +203,19 @@ class Train(Command):
 
     def _announce(self, config: MetaConfig, data: list[Path]) -> None:
         """Makes the folder ready, and says what is about to happen."""
+        self._prepare(asdict(config), {"data": [str(folder) for folder in data]})
+        note(f"meta-training {config.architecture} by {config.scheme} on {config.procedural_pool} procedural scenes and {len(data)} of photos; "
+             f"loss: L1 + SSIM{' + log MSE' if config.psnr_weight else ''} (no LPIPS: its weights cannot be had offline)")  # fmt: skip
+
+    def _prepare(self, config: dict, more: dict) -> None:
         self._check()  # again, for now nobody else can write there
-        about = {
-            WRITTEN_BY: WRITER,
-            "command": ["learn2splat", *portable_command(sys.argv[1:])],
-            "config": asdict(config),
-            "data": [str(folder) for folder in data],
-            "machine": machine(),
-        }
+        command = ["learn2splat", *portable_command(sys.argv[1:])]
+        about = {WRITTEN_BY: WRITER, "command": command, "config": config, **more, "machine": machine()}
         if self.overwrite:  # Procedural scenes stay: they do not depend on the run.
             remove_saves(self.out)
         atomic_write(self.out / CONFIG, to_json(about, indent=1))
         if self.resume and not has_save(self.out):
-            note(f"note: nothing saved in {self.out} yet, starting at meta-step 0")
-        note(f"meta-training {config.architecture} by {config.scheme} on {config.procedural_pool} procedural scenes and {len(data)} of photos; "
-             f"loss: L1 + SSIM{' + log MSE' if config.psnr_weight else ''} (no LPIPS: its weights cannot be had offline)")  # fmt: skip
+            note(f"note: nothing saved in {self.out} yet, starting at step 0")
 
     def _check(self) -> None:
         """Refuses to write over another run."""
@@ -241,6 +288,36 @@ class TrainProgress:
         text = f"meta-step {step.step}/{self.meta_steps}  {step.seconds / 60:.1f} min"
         if self.loss is not None and self.speed is not None:
             text += f"  meta-loss {self.loss:+.3f}  end/reference {self.ratio:.3f}  {self.speed:.1f} inner steps/s  ages {ages}"
+        if self.console.is_terminal:
+            self.status.update(text)
+        elif time.monotonic() - self.last_line >= PLAIN_LINE_EVERY:
+            self.console.print(text, highlight=False, soft_wrap=True)
+            self.last_line = time.monotonic()
+
+
+class DepthProgress:
+    """As `TrainProgress`, of the initializer."""
+
+    def __init__(self, steps: int, console: Console | None = None) -> None:
+        self.steps = steps
+        self.console = console or Console(stderr=True)
+        self.status = self.console.status("starting")
+        self.last_line = 0.0
+        self.means: dict[str, tuple[float, float]] = {}
+
+    def __enter__(self) -> DepthProgress:
+        if self.console.is_terminal:
+            self.status.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.status.stop()
+
+    def __call__(self, step: DepthStep) -> None:
+        error, within = self.means.get(step.part, (step.error, step.within))
+        self.means[step.part] = (0.97 * error + 0.03 * step.error, 0.97 * within + 0.03 * step.within)
+        text = f"step {step.step}/{self.steps}  {step.seconds / 60:.1f} min  depth error and share within 5 %:"
+        text += "".join(f"  {part} {100 * error:.1f} % {100 * within:.0f} %" for part, (error, within) in self.means.items())
         if self.console.is_terminal:
             self.status.update(text)
         elif time.monotonic() - self.last_line >= PLAIN_LINE_EVERY:
