@@ -14,7 +14,7 @@ from learn2splat.fit import checkpoint, fit, flat_plan, gradients, loop, make_pl
 from learn2splat.fit.checkpoint import load_checkpoint
 from learn2splat.gaussians import Gaussians, init_from_points
 from learn2splat.losses import photometric_loss
-from learn2splat.optimizers import OptState, make_optimizer
+from learn2splat.optimizers import OptState, UpdateRule, make_optimizer
 from learn2splat.render import render_views
 
 SCENE = tiny_scene()
@@ -189,7 +189,7 @@ def test_checkpoints_are_saved_on_the_way(tmp_path):
     assert {0, 1, 2, 3} <= steps_on_disk
 
 
-class Broken:
+class Broken(UpdateRule):
     """An update rule that is `adam` until step `at`, and then makes a NaN."""
 
     def __init__(self, at: int) -> None:

@@ -1,17 +1,28 @@
 """The published inner step against a slow oracle that was written from docs/method.md sections 2-3: loops over Gaussians, float64, no shared code."""
 
+import argparse
+import datetime
 import math
+import sys
+import types
+import zipfile
+from collections import OrderedDict
+from pathlib import Path
 
+import numpy
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from learn2splat.errors import CheckpointError, OptionError
+from learn2splat.errors import BackendError, CheckpointError, OptionError
 from learn2splat.gaussians.record import Gaussians
+from learn2splat.optimizers import make_optimizer
+from learn2splat.optimizers._inert import read_tensors
 from learn2splat.optimizers._point_transformer import from_paper_order, to_paper_order
 from learn2splat.optimizers.base import Task
 from learn2splat.optimizers.paper import Paper, PaperConfig, PaperNetwork
 from learn2splat.optimizers.weights import load_weights, save_weights
+from learn2splat.optimizers.world import World
 
 SMALL = PaperConfig(width=8, blocks=2, heads=2, head_dim=3, mlp_ratio=2, neighbours=4)
 
@@ -68,6 +79,7 @@ def oracle_step(gaussians, grads, memory, w, config):
         s["v"] = 0.999 * s["v"] + 0.001 * g[i] * g[i]
         s["t"] += 1
         ghat = (s["m"] / (1 - 0.9 ** s["t"])) / (torch.sqrt(s["v"] / (1 - 0.999 ** s["t"])) + 1e-15)
+        params[i][3:6] = params[i][3:6].clamp(-8, math.log(3))
         params[i][10] = min(max(params[i][10].item(), -7.0), 7.0)
         x[i] = torch.cat([params[i], s["latent"], ghat])
         u[i] = w["point_transformer.0.linear.weight"] @ x[i] + w["point_transformer.0.linear.bias"]
@@ -223,7 +235,8 @@ def test_released_files_load_by_name(tmp_path, prefix, suffix):
     else:
         save_file({**weights, **others}, path)
     rule = load_weights(path)
-    assert isinstance(rule, Paper) and rule.config == PaperConfig(width=16, blocks=2)
+    expected = PaperConfig(width=16, blocks=2, world_frame="scene", eps2d=1e-4, refresh_every=1)
+    assert isinstance(rule, Paper) and rule.config == expected and rule.world == World("scene", 1e-4)
     for name, tensor in rule.network.state_dict().items():
         assert torch.equal(tensor, weights[prefix + name])
 
@@ -257,11 +270,76 @@ class Evil:
         return open, (self.path, "w")
 
 
-def test_a_pickled_object_is_refused_and_not_run(tmp_path):
-    torch.save({"state_dict": released_weights("optimizer."), "hyper_parameters": Evil(tmp_path / "ran")}, tmp_path / "evil.ckpt")
-    with pytest.raises(CheckpointError, match="safetensors"):
-        load_weights(tmp_path / "evil.ckpt")
+def test_nothing_in_a_checkpoint_runs_and_its_weights_are_read(tmp_path):
+    weights = released_weights("optimizer.")
+    others = {"hyper_parameters": Evil(tmp_path / "ran"), "path": tmp_path, "number": numpy.float64(3), "config": argparse.Namespace(a=[1, {2}])}
+    torch.save({"epoch": 3, **others, "state_dict": OrderedDict(weights), "callbacks": {"a": datetime.timedelta(1)}}, tmp_path / "evil.ckpt")
+    rule = load_weights(tmp_path / "evil.ckpt")
     assert not (tmp_path / "ran").exists()
+    assert torch.equal(rule.network.delta_head[2].weight, weights["optimizer.delta_head.2.weight"])
+
+
+HOSTILE = [
+    b"cos\nsystem\n(S'touch {}'\ntR.",
+    b"c__builtin__\neval\n(S'open(\"{}\",\"w\")'\ntR.",
+    b"(S'touch {}'\nios\nsystem\n.",
+]
+
+
+@pytest.mark.parametrize("call", HOSTILE)
+def test_hostile_pickles_are_inert(tmp_path, call):
+    marker = tmp_path / "ran"
+    with zipfile.ZipFile(tmp_path / "w.ckpt", "w") as archive:
+        archive.writestr("w/data.pkl", call.replace(b"{}", str(marker).encode()))
+    with pytest.raises(CheckpointError):
+        load_weights(tmp_path / "w.ckpt")
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_tensors_of_any_layout_come_back_as_torch_reads_them(tmp_path, dtype):
+    base = torch.randn(6, 8, generator=torch.Generator().manual_seed(0)).to(dtype)
+    tensors = {"a": base, "t": base.T, "part": base[2:5, 1:4], "one": base[0, 0], "none": base[:0], "p": torch.nn.Parameter(base[1])}
+    torch.save(tensors, tmp_path / "w.pt")
+    for name, tensor in read_tensors(tmp_path / "w.pt").items():
+        assert torch.equal(tensor, torch.load(tmp_path / "w.pt", weights_only=True)[name]) and tensor.dtype == dtype, name
+
+
+def test_odd_released_files(tmp_path):
+    """Wrapped modules, files for dense views only, and what a config.yaml beside says."""
+    weights = {name: tensor for name, tensor in released_weights("module.scene_trainer.optimizer._orig_mod.").items() if "state_proj" not in name}
+    torch.save({"state_dict": weights}, tmp_path / "w.ckpt")
+    rule = load_weights(tmp_path / "w.ckpt")
+    assert not rule.config.state_proj and rule.config.neighbours == 4 and rule.config.refresh_every == 1
+    (tmp_path / "config.yaml").write_text("optimizer:\n  knn_samples: 6  # more\n  knn_idx_update_every: 100\n  knn_backend: simple_knn\n")
+    rule = load_weights(tmp_path / "w.ckpt")
+    assert (rule.config.neighbours, rule.config.refresh_every) == (6, 100)
+    assert make_optimizer("learned", weights=tmp_path / "w.ckpt", refresh_every=7).config.refresh_every == 7
+    save_weights(tmp_path / "own.safetensors", rule)
+    assert load_weights(tmp_path / "own.safetensors").config == rule.config
+    with pytest.raises(OptionError, match="width"):
+        make_optimizer("learned", weights=tmp_path / "w.ckpt", width=7)
+
+
+def test_names_on_the_hub(monkeypatch, tmp_path):
+    path = tmp_path / "w.ckpt"
+    torch.save({"state_dict": released_weights("optimizer.")}, path)
+    asked = []
+
+    def download(repo_id, filename, revision):
+        asked.append((repo_id, filename, revision))
+        if filename.endswith(".yaml"):
+            raise FileNotFoundError(filename)
+        return str(path)
+
+    monkeypatch.setitem(sys.modules, "huggingface_hub", types.SimpleNamespace(hf_hub_download=download))
+    assert isinstance(load_weights("hf://org/repo/a/w.ckpt@v2"), Paper) and isinstance(load_weights(Path("hf://org/repo/w.ckpt")), Paper)
+    assert asked[::2] == [("org/repo", "a/w.ckpt", "v2"), ("org/repo", "w.ckpt", None)]
+    with pytest.raises(CheckpointError, match="organisation/repository"):
+        load_weights("hf://nowhere")
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(BackendError, match=r"learn2splat\[hf\]"):
+        load_weights("hf://org/repo/w.ckpt")
 
 
 def test_own_files_round_trip(tmp_path):

@@ -6,7 +6,7 @@ import os
 import statistics
 import traceback
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from ..errors import CheckpointError, SaveError
 from ..files import atomic_write
@@ -56,12 +56,13 @@ class Lane:
         Raises:
             CheckpointError: the file holds a cell of other photos, weights or code.
         """
+        rule = contender.make()
+        start = replace(start, scene=rule.world.scene(start.scene), gaussians=rule.world.splat(start.gaussians, start.scene))
         self.start, self.contender, self.file = start, contender, file
         self.reference = start.protocol.budget.reference is not None and order == 0
         self.fit: FitRun | None = None
         self.memory: int | None = None
         self.plan = start.protocol.plan(start.scene, len(start.gaussians), start.step_seconds, contender)
-        rule = contender.make()
         identity = {**fingerprint(start.scene, start.gaussians), **rule_fingerprint(rule)}
         old = file.read()
         self.ended = old is not None and old.finished

@@ -26,6 +26,7 @@ from .fit import Fit
 from .render import Render
 from .report import Report
 from .train import Train
+from .weights import Weights
 
 Commands = (
     Annotated[Fit, tyro.conf.subcommand("fit")]
@@ -33,6 +34,7 @@ Commands = (
     | Annotated[Render, tyro.conf.subcommand("render")]
     | Annotated[Export, tyro.conf.subcommand("export")]
     | Annotated[Demo, tyro.conf.subcommand("demo")]
+    | Annotated[Weights, tyro.conf.subcommand("weights")]
     | Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Ablate, tyro.conf.subcommand("ablate")]
     | Annotated[Bench, tyro.conf.subcommand("bench")]

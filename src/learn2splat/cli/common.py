@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 import torch
 import tyro
 
-from ..errors import BackendError
+from ..errors import BackendError, OptionError
 from ..files import to_json as to_json
 from ..machine import machine as machine
 from ..machine import portable_command as portable_command
@@ -30,6 +30,8 @@ SplatPath = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SPLAT",
 MaybePath = Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="")]
 MaybeInt = Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")]
 MaybeFloat = Annotated[float | None, tyro.conf.arg(metavar="FLOAT", help_behavior_hint="")]
+MaybeText = Annotated[str | None, tyro.conf.arg(metavar="TEXT", help_behavior_hint="")]
+Settings = Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="NAME=VALUE", help_behavior_hint="")]
 Flag = Annotated[bool, tyro.conf.arg(help_behavior_hint="")]
 
 
@@ -98,6 +100,27 @@ def weights_text(optimizer: str, weights: str | None = None) -> str:
         return Path(weights).name
     packaged = packaged_weights() if optimizer == "learned" else None
     return "" if packaged is None else f"of the package ({weights_info(packaged)['sha256'][:12]})"
+
+
+def settings(given: tuple[str, ...]) -> dict[str, int | float | str]:
+    """What `--set name=value` means: whole numbers, numbers, else text.
+
+    Raises:
+        OptionError: one is not of that form, or a name comes twice.
+    """
+    values: dict[str, int | float | str] = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        name = name.strip().replace("-", "_")
+        if not equals or not name.isidentifier() or name in values:
+            raise OptionError(f"--set takes name=value, each name once, got {text!r}")
+        for kind in (int, float, str):
+            try:
+                values[name] = kind(value.strip())
+                break
+            except ValueError:
+                continue
+    return values
 
 
 def note(text: str) -> None:

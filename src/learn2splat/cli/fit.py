@@ -31,11 +31,14 @@ from .common import (
     MaybeFloat,
     MaybeInt,
     MaybePath,
+    MaybeText,
     ScenePath,
+    Settings,
     machine,
     note,
     portable_command,
     require_device,
+    settings,
     stop_on_signals,
     to_json,
 )
@@ -59,8 +62,11 @@ class Fit(Command):
     """Folder for the results. Default: out/SCENE-OPTIMIZER, with a number if that exists."""
     optimizer: str = "learned"
     """Update rule: learned, nominal, adam, adam-auto, adam-tuned, adam-gsplat, sgd, lm, anchored, g3r or paper."""
-    weights: MaybePath = None
-    """Trained weights for learned, anchored, g3r or paper: a .safetensors file, or the published .ckpt."""
+    weights: MaybeText = None
+    """Trained weights for learned, anchored, g3r or paper: a .safetensors file, the published .ckpt, or
+    hf://organisation/repository/path@revision."""
+    set: Settings = ()
+    """Constants of the update rule, as means=2e-4 for adam, or refresh_every=100 for released weights."""
     max_seconds: MaybeFloat = None
     """The best splat within so many seconds of optimization; loading, evaluation and saving do not count. Without --max-seconds and
     --steps the run ends by itself when it no longer improves, at the latest after 1800 seconds."""
@@ -114,9 +120,10 @@ class Fit(Command):
         if self.resume and self.overwrite:
             raise OptionError("--resume and --overwrite exclude each other: go on with the run, or start it again")
         folder = self._choose_folder()
-        rule = make_optimizer(self.optimizer, **({} if self.weights is None else {"weights": self.weights}))
+        rule = make_optimizer(self.optimizer, **({} if self.weights is None else {"weights": self.weights}), **settings(self.set))
         scene = saved.open_scene(self.scene, self.long_side, self.data_factor, self.test_every, **self._loading())
         gaussians, finished = initial_gaussians(scene, self.init, self.max_points, self.seed)
+        scene, gaussians = rule.world.scene(scene), rule.world.splat(gaussians, scene)
         self._check()
         check_options(scene, gaussians, steps=self.steps, max_seconds=self.max_seconds)
         plan = self._plan(scene, gaussians, folder, finished)
@@ -235,6 +242,8 @@ class Fit(Command):
                     "translation": scene.to_normalised.translation.tolist(),
                 },
                 "offset": None if scene.offset is None else scene.offset.tolist(),
+                "world_frame": "scene" if scene.to_normalised.is_identity() else "normalised",
+                "eps2d": scene.eps2d,
             },
             "num_gaussians": len(gaussians),
             "plan": plan.to_json(),

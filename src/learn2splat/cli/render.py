@@ -22,6 +22,7 @@ from ..files import atomic_produce, atomic_write
 from ..gaussians import Gaussians, load_offset, transform_gaussians
 from ..render import rasterize
 from ..scenes import Scene
+from ..scenes.scene import EPS2D
 from . import result as saved
 from .camera_files import Shot, read_shots
 from .camera_paths import PathName, path_through
@@ -75,14 +76,14 @@ class Render(Command):
             raise OptionError(f"--out must be the path of an .mp4 file, got {out}: for pictures add --png")
         if self.png and out.exists() and not out.is_dir():
             raise SaveError(f"--out must be a folder for --png, and {out} is a file")
-        gaussians, shots, background, unit = self._open(device)
+        gaussians, shots, background, unit, eps2d = self._open(device)
         near = NEAR if saved.splat_path(self.splat) is not None and self.scene is None and self.cameras is None else 0.01
         if self.png:
-            _write_pictures(out, _rendered(gaussians, shots, background, self.depth, near), self.depth, unit)
+            _write_pictures(out, _rendered(gaussians, shots, background, self.depth, near, eps2d), self.depth, unit)
             note(f"{len(shots)} pictures in {out}")
         else:
             shots = _of_one_size(shots)
-            frames = _rendered(gaussians, shots, background, self.depth, near)
+            frames = _rendered(gaussians, shots, background, self.depth, near, eps2d)
             atomic_produce(out, lambda path: write_video(path, _depth_pictures(frames) if self.depth else frames, self.fps))
             note(f"{len(shots)} frames of {shots[0].width}x{shots[0].height} in {out}")
 
@@ -91,15 +92,16 @@ class Render(Command):
         folder = self.splat if saved.splat_path(self.splat) is None else self.splat.parent
         return folder / (name if self.png else f"{name}.mp4")
 
-    def _open(self, device: torch.device) -> tuple[Gaussians, list[Shot], Tensor, float]:
-        """(Gaussians and shots in one frame, in which the subject is about 1 away; what is behind; length of a unit of it in those of the splat)."""
+    def _open(self, device: torch.device) -> tuple[Gaussians, list[Shot], Tensor, float, float]:
+        """(Gaussians and shots in one frame, in which the subject is about 1 away; what is behind; length of a unit of it in those of the splat;
+        eps2d of `rasterize`)."""
         from_file = saved.splat_path(self.splat) is not None
         if self.cameras is None and (self.scene is not None or not from_file):
             gaussians, scene = self._with_scene(device, from_file)
             poses = scene.camtoworlds[list(scene.train_idx)].double().numpy()
             shot = video_camera(scene, self.width)
             shots = [replace(shot, camtoworld=pose) for pose in path_through(poses, self.path or "spiral", self.frames)]
-            return gaussians, shots, scene.background, 1 / scene.to_normalised.scale
+            return gaussians, shots, scene.background, 1 / scene.to_normalised.scale, scene.eps2d
         gaussians = saved.open_splat(self.splat)
         to_ring = frame_of(gaussians)
         if self.cameras is not None:
@@ -113,7 +115,7 @@ class Render(Command):
             around = ring(up_of(gaussians, self.up), self.width)
             path = path_through(np.stack([shot.camtoworld for shot in around]), self.path or "orbit", self.frames)
             shots = [replace(around[0], camtoworld=pose) for pose in path]
-        return transform_gaussians(gaussians, to_ring).to(device), shots, torch.zeros(3), 1 / to_ring.scale
+        return transform_gaussians(gaussians, to_ring).to(device), shots, torch.zeros(3), 1 / to_ring.scale, EPS2D
 
     def _with_scene(self, device: torch.device, from_file: bool) -> tuple[Gaussians, Scene]:
         if not from_file:
@@ -144,7 +146,7 @@ def _of_one_size(shots: list[Shot]) -> list[Shot]:
 
 
 @torch.no_grad()
-def _rendered(gaussians: Gaussians, shots: list[Shot], background: Tensor, depth: bool, near: float) -> Iterator[np.ndarray]:
+def _rendered(gaussians: Gaussians, shots: list[Shot], background: Tensor, depth: bool, near: float, eps2d: float) -> Iterator[np.ndarray]:
     """Pictures (H, W, 3) uint8, or depths (H, W) float32 along the optical axis, NaN where nothing is."""
     device, g = gaussians.means.device, gaussians
     console = Console(stderr=True)
@@ -153,7 +155,7 @@ def _rendered(gaussians: Gaussians, shots: list[Shot], background: Tensor, depth
         K = torch.from_numpy(shot.K).float().to(device)
         image, alpha, _ = rasterize(
             g.means, g.quats, g.log_scales.exp(), g.logit_opacities.sigmoid(), g.sh(), viewmat[None], K[None], shot.width, shot.height,
-            sh_degree=3, near_plane=near, backgrounds=background.to(device)[None], render_mode="ED" if depth else "RGB")  # fmt: skip
+            sh_degree=3, near_plane=near, eps2d=eps2d, backgrounds=background.to(device)[None], render_mode="ED" if depth else "RGB")  # fmt: skip
         if depth:
             yield torch.where(alpha[0, ..., 0] > 0.5, image[0, ..., 0], torch.nan).cpu().numpy()
         else:

@@ -28,7 +28,9 @@ from ..fit import FitResult, PhotoScore, rendered
 from ..fit.checkpoint import remove_checkpoint
 from ..gaussians import Gaussians, load_offset, load_splat, save_ply, transform_gaussians
 from ..gaussians.formats import SOG_META
+from ..optimizers.world import World
 from ..scenes import Scene, load_scene
+from ..scenes.scene import EPS2D
 from .common import note, to_json
 
 T = TypeVar("T")
@@ -172,7 +174,7 @@ def open_splat(path: Path) -> Gaussians:
 
 
 def load_result(folder: Path, scene_path: Path | None, device: torch.device) -> tuple[dict, Scene, Gaussians]:
-    """(config, the scene as it was loaded for the fit, the saved Gaussians in its normalised frame).
+    """(config, the scene as it was loaded for the fit, the saved Gaussians in its frame).
 
     `scene_path` says where the photos are now, if they have moved since.
     """
@@ -184,4 +186,5 @@ def load_result(folder: Path, scene_path: Path | None, device: torch.device) -> 
         raise SceneError(f"the scene of {folder} is no longer at {path}: say where it is with --scene")
     more = {name: saved[name] for name in LOADING if name in saved}
     scene = open_scene(path, saved["long_side"], saved["data_factor"], saved["test_every"], **more)
+    scene = World(saved.get("world_frame", "normalised"), saved.get("eps2d", EPS2D)).scene(scene)
     return config, scene, in_scene(in_input_frame, folder / PLY, scene).to(device)

@@ -82,7 +82,7 @@ def _probe(
     renders, alphas, _ = rasterize(
         gaussians.means, gaussians.quats, gaussians.log_scales.exp(), gaussians.logit_opacities.sigmoid(), gaussians.sh(),
         scene.viewmats[[view]].to(like), scene.Ks[[view]].to(like), width, height, sh_degree=3, render_mode="RGB+ED",
-        backgrounds=scene.background.to(like)[None],
+        backgrounds=scene.background.to(like)[None], eps2d=scene.eps2d,
     )  # fmt: skip
     photo = scene.image(view).to(like)
     error = (renders[0, ..., :3] - photo).abs().mean(-1)

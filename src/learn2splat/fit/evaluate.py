@@ -37,7 +37,8 @@ def render_photos(scene: Scene, gaussians: Gaussians, idx: Sequence[int]) -> tup
     width, height = scene.size(idx[0])
     rows = torch.as_tensor(idx)
     targets = torch.stack([scene.image(i) for i in idx]).to(like)
-    renders = render_views(gaussians, scene.viewmats[rows].to(like), scene.Ks[rows].to(like), width, height, background=scene.background.to(like))
+    cameras = scene.viewmats[rows].to(like), scene.Ks[rows].to(like), width, height
+    renders = render_views(gaussians, *cameras, background=scene.background.to(like), eps2d=scene.eps2d)
     return renders, targets
 
 

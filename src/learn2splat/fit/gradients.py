@@ -39,7 +39,7 @@ def observed_gradients(
         renders, _, meta = rasterize(
             leaves.means, leaves.quats, leaves.log_scales.exp(), leaves.logit_opacities.sigmoid(), leaves.sh(),
             scene.viewmats[rows].to(like), scene.Ks[rows].to(like), width, height, sh_degree=3,
-            backgrounds=scene.background.to(like).expand(len(same), 3), absgrad=observes == "absgrad",
+            backgrounds=scene.background.to(like).expand(len(same), 3), absgrad=observes == "absgrad", eps2d=scene.eps2d,
         )  # fmt: skip
         targets = torch.stack([scene.image(i) for i in same]).to(like)
         total = total + photometric_loss(renders, targets, weights=pixel_weights(scene, same, renders))

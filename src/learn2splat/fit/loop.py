@@ -46,7 +46,7 @@ def fit(
 
     Args:
         scene: at least one train and one held-out photo.
-        gaussians: the start, in the normalised frame; their device is where everything runs. Not changed.
+        gaussians: the start, in the frame of the scene; their device is where everything runs. Not changed.
         optimizer: an update rule, or its name for `make_optimizer`.
         plan: coarse to fine, with growth, by `make_plan`. Without one: the photos as they are and the Gaussians of the start, for `steps` inner
             steps or `max_seconds` seconds of optimization, whichever comes first (neither: 1000 steps), `views_per_step` photos in each.
@@ -59,7 +59,7 @@ def fit(
         should_stop: asked before every step; if true, the run is saved and ends.
 
     Raises:
-        OptionError: an option makes no sense.
+        OptionError: an option makes no sense, or the weights are of another world than the scene (`rule.world.scene(scene)`).
         SceneError: no train or no held-out photo.
         CheckpointError: the checkpoint to resume is damaged or belongs to another run.
         SaveError: a checkpoint cannot be written; the one before is intact.

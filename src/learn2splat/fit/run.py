@@ -60,6 +60,7 @@ class FitRun:
         The others, and what is raised, are those of `fit`.
         """
         check_options(scene, gaussians, steps=plan.steps, max_seconds=plan.seconds)
+        rule.world.check(scene)
         self.scene, self.rule, self.folder, self.horizon = scene, rule, checkpoint, horizon
         self.train = list(scene.train_idx)
         self.sampler = ViewSampler(scene.camtoworlds[self.train, :3, 3], plan.stages[0].views_per_step, torch.Generator().manual_seed(seed))
@@ -74,7 +75,7 @@ class FitRun:
             self._run, saved = load_state(checkpoint, self.sampler, self.generator, self.identity, gaussians.means.device)
             plan = saved.extended(plan.steps, plan.seconds)
         else:
-            start = gaussians.detach().clone()
+            start = rule.admit(gaussians.detach().clone())
             views = min(plan.stages[0].views_per_step, len(self.train))
             # Cameras all in one place have no extent; the subject's distance, 1 in the normalised frame, is then the natural unit.
             task = Task(scene.scene_scale or 1.0, views, horizon or plan.steps, len(self.train), scene.view_angle(self.train))
@@ -202,7 +203,7 @@ class FitRun:
         began = time.perf_counter()
         event = Event(due - 1, len(self.plan.growth), progress, self.plan.growth[due - 1].target)
         splat = self.density.event(run.splat, event, Surroundings(scene, self.rule, self.generator, self._depths))
-        new = replace(run, gaussians=splat.gaussians, state=splat.state, stats=splat.stats, average=None, averaged=0, events=due)
+        new = replace(run, gaussians=self.rule.admit(splat.gaussians), state=splat.state, stats=splat.stats, average=None, averaged=0, events=due)
         return replace(new, growth_seconds=run.growth_seconds + time.perf_counter() - began)
 
     def _updated(self, run: RunState, scene: Scene, views: list[int], grads: Gaussians, progress: float, stage: int) -> RunState | None:

@@ -5,8 +5,8 @@ The networks have their own order of the 59 numbers of a Gaussian (`TO_PAPER`): 
 "Paper order" is that one; records, gradients, results and moments are in the order of `Gaussians.flatten`.
 
 Two decisions where the paper leaves room. Neighbours come from the Gaussians that are seen in this step (the others are left out of it
-altogether), out of candidate lists that are refreshed every `refresh_every` steps. The opacity logit is clamped both where the network reads it
-and after the update.
+altogether), out of candidate lists that are refreshed every `refresh_every` steps. "Clamped whenever read" is: where a run starts and after
+growth (`admit`), so before the first render, where the network reads, and after the update.
 """
 
 from __future__ import annotations
@@ -113,6 +113,9 @@ class TransformerRule(UpdateRule):
                 network = self.network_class(config)
         self.network = network
 
+    def admit(self, gaussians: Gaussians) -> Gaussians:
+        return Gaussians.unflatten(from_paper_order(clamp_columns(to_paper_order(gaussians.flatten()), SCALES, OPACITY)))
+
     def own_state(self, gaussians: Gaussians) -> dict[str, Tensor]:
         """State tensors of this rule before the first step, besides latent state and neighbours."""
         return {}
@@ -157,7 +160,7 @@ class TransformerRule(UpdateRule):
 
         flat = gaussians.flatten()
         rows = torch.nonzero(seen).squeeze(1)
-        params = clamp_columns(to_paper_order(flat[rows]), OPACITY)
+        params = clamp_columns(to_paper_order(flat[rows]), SCALES, OPACITY)
         latent = old["latent"][rows]
         inputs = (params.to(latent.dtype), latent, to_paper_order(gradient[rows]).to(latent.dtype), *(x.to(latent) for x in more), neighbours, exists)
         delta, latent = self.network(*inputs) if theta is None else torch.func.functional_call(self.network, theta, inputs)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..errors import CheckpointError, OptionError, ShapeError
 from ..gaussians.record import Gaussians
+from .world import World
 
 
 @dataclass(frozen=True)
@@ -133,6 +134,7 @@ class UpdateRule(abc.ABC):
     """An update rule: from Gaussians, their gradients and the state to new Gaussians and a new state."""
 
     name: str = "abstract"
+    world: World = World()  # The frame and the renderer that its weights were trained in.
     needs_problem: bool = False  # Whether `step` takes the `Problem` of the step as a fourth argument: rules of second order.
     # State tensors that start at zero in a new Gaussian even when it has a parent: Adam's moments. The others (latent state, counts) are copied.
     # Their columns are those of `Gaussians.flatten`, all of them or the first ones.
@@ -151,6 +153,10 @@ class UpdateRule(abc.ABC):
         `grads` is the gradient of the loss *summed* over the views of the step. A Gaussian whose gradient is NaN, infinite or above
         1e15 (`_moments.MAX_GRADIENT`) counts as unseen in this step.
         """
+
+    def admit(self, gaussians: Gaussians) -> Gaussians:
+        """`gaussians` as the rule wants to find them where a run starts or new ones have come: within its limits, for rules that have some."""
+        return gaussians
 
     def grow(self, state: OptState, parents: Tensor, generator: torch.Generator) -> OptState:
         """The state after `len(parents)` Gaussians were appended (docs/method.md section 6, last paragraph).

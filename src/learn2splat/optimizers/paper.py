@@ -9,10 +9,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..gaussians.record import NUM_PARAMS, Gaussians
+from ..scenes.scene import EPS2D
 from ._moments import adam_direction, init_moments, update_moments
 from ._point_transformer import TransformerConfig, TransformerRule, make_delta_head, unit_times_length
 from .attention import Block
 from .base import OptState
+from .world import World
 
 BETAS = (0.9, 0.999)
 # By the Cauchy-Schwarz inequality |mhat| / sqrt(vhat) stays below 7.3 for these betas; more is an underflow of squared gradients below 1e-38.
@@ -21,7 +23,15 @@ MAX_DIRECTION = 8.0
 
 @dataclass(frozen=True)
 class PaperConfig(TransformerConfig):
-    """Sizes of the network."""
+    """Sizes of the network, and the world that its weights are of."""
+
+    state_proj: bool = True  # Whether there is a first state from the features of a feed-forward initializer; weights for dense views have none.
+    world_frame: str = "normalised"  # Or "scene": released weights work in the units of the files.
+    eps2d: float = EPS2D  # px^2; released weights: 1e-4.
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        World(self.world_frame, self.eps2d)
 
 
 class _Input(nn.Module):
@@ -46,7 +56,8 @@ class PaperNetwork(nn.Module):
         super().__init__()
         inputs, width = 2 * NUM_PARAMS + config.width, config.width
         # Turns features of a feed-forward initializer into a first state. Not used when starting from points; here so that released files load whole.
-        self.state_proj = nn.Conv2d(width, width, 1)
+        if config.state_proj:
+            self.state_proj = nn.Conv2d(width, width, 1)
         self.point_transformer = nn.Sequential(_Input(inputs, width), _Blocks(config))
         self.state_scale_head = nn.Sequential(nn.Linear(inputs, inputs // 2), nn.ReLU(), nn.Linear(inputs // 2, 1))
         self.delta_head = make_delta_head(width)
@@ -81,6 +92,10 @@ class Paper(TransformerRule):
 
     def __init__(self, config: PaperConfig = PaperConfig(), *, network: PaperNetwork | None = None, seed: int = 0) -> None:
         super().__init__(config, network=network, seed=seed)
+
+    @property
+    def world(self) -> World:
+        return World(self.config.world_frame, self.config.eps2d)
 
     def own_state(self, gaussians: Gaussians) -> dict[str, Tensor]:
         return init_moments(gaussians)

@@ -3,7 +3,7 @@
 A file of this project is safetensors with one JSON object in its metadata, under `learn2splat`: `version` of this format, `architecture`,
 `config` (all sizes, bounds and constants of the rule, so that nothing has to be known to use it), `provenance` (what the trainer wants to be
 remembered: data, seed, steps, commit) and `sha256` of names, shapes and numbers. The published checkpoint of Learn2Splat (names in docs/method.md
-section 3) loads too, from safetensors or from a Lightning `.ckpt`; that one is read without unpickling anything but tensors.
+section 3) loads too, from safetensors or from a Lightning `.ckpt`, of which nothing can run (`_inert.py`).
 """
 
 from __future__ import annotations
@@ -11,9 +11,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -24,6 +23,7 @@ from torch import Tensor
 
 from ..errors import CheckpointError, OptionError
 from ..files import atomic_produce, parse_json
+from ._released import PICKLED, located, read_pickled, released
 from .anchored import Anchored, AnchoredConfig
 from .g3r import G3R, G3RConfig
 from .nominal import NominalConfig
@@ -33,7 +33,7 @@ Rule = TypeVar("Rule", Anchored, Paper, G3R)
 ARCHITECTURES = ("anchored", "paper", "g3r")
 FORMAT_VERSION = 2  # 1: the checksum was of the numbers alone.
 METADATA_KEY = "learn2splat"
-RELEASED_PREFIXES = ("scene_trainer.optimizer.", "optimizer.", "")
+RUN_TIME = ("refresh_every",)  # Constants that may be set anew for weights from a file: how, not what, they compute.
 PACKAGED_DEFAULT = "default"
 # Beside this file and not through importlib.resources: a package with a native module is always unpacked, and the folders of an editable install
 # confuse the latter.
@@ -70,13 +70,28 @@ def make_learned(
         else:
             rule = G3R(G3RConfig(**config), seed=seed) if wanted == "g3r" else Anchored(AnchoredConfig(**config), seed=seed)
     else:
-        if config:
-            raise OptionError(f"options {', '.join(config)} contradict weights={weights}: the file holds its own configuration, leave them out")
+        if fixed := [name for name in config if name not in RUN_TIME]:
+            raise OptionError(f"options {', '.join(fixed)} contradict weights={weights}: the file holds its own configuration, leave them out")
         rule = load_weights(packaged_weights(str(weights)) or weights)
+        if config:
+            rule = with_options(rule, **config)
         if wanted not in (None, rule.architecture):
             raise OptionError(f"{weights} holds weights of {rule.architecture}, not of {wanted}: use --optimizer {rule.architecture}")
     rule.name = name
     return rule
+
+
+def with_options(rule: Anchored | Paper | G3R, **options: object) -> Anchored | Paper | G3R:
+    """The same weights with other values of `RUN_TIME` constants.
+
+    Raises:
+        OptionError: the rule has no such constant, or the value makes no sense.
+    """
+    try:
+        config = replace(rule.config, **options)
+    except TypeError:
+        raise OptionError(f"{rule.architecture} has no constant {', '.join(options)} of its own that could be set") from None
+    return type(rule)(config, network=rule.network)
 
 
 def packaged_weights(name: str = PACKAGED_DEFAULT) -> Path | None:
@@ -104,18 +119,19 @@ def save_weights(path: str | os.PathLike, rule: Anchored | Paper | G3R, provenan
 
 
 def load_weights(path: str | os.PathLike) -> Anchored | Paper | G3R:
-    """The rule in a file of this project or in a published checkpoint (`.ckpt` or safetensors).
+    """The rule in a file of this project or in a published checkpoint (`.ckpt` or safetensors), here or as hf://organisation/repository/path@revision.
 
     Raises:
         CheckpointError: the file is missing, unreadable, damaged, of a newer format, or a weight is missing, unknown, mis-shaped or not finite;
             the message names it.
     """
-    path = Path(path)
+    path = located(path)
     if not path.is_file():
         raise CheckpointError(f"no weights file at {path}: give the path of a .safetensors file or of the published .ckpt")
-    tensors, metadata = _read_ckpt(path) if path.suffix in (".ckpt", ".pt", ".pth") else _read_safetensors(path)
+    tensors, metadata = (read_pickled(path), {}) if path.suffix in PICKLED else _read_safetensors(path)
     if METADATA_KEY not in metadata:
-        return _released(tensors, path)
+        config, tensors = released(tensors, path)
+        return _filled(Paper, config, tensors, path)
     about = _about(metadata, path)
     if digest(tensors, about if about["version"] > 1 else None) != about["sha256"]:
         raise CheckpointError(f"{path} is damaged: its content does not have the checksum that was saved with it; copy or download it again")
@@ -176,45 +192,6 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} is not a readable safetensors file ({error}): copy or download it again") from error
-
-
-def _read_ckpt(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors of a Lightning checkpoint. `weights_only`: nothing in the file is run."""
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # pickle.UnpicklingError, and whatever else its reader stumbles over where a file is cut
-        raise CheckpointError(
-            f"{path} holds more than tensors or is damaged, and is not opened for safety ({[*str(error).splitlines(), repr(error)][0]}): "
-            "save its state_dict as safetensors where you trust it, and load that"
-        ) from error
-    weights = content.get("state_dict", content) if isinstance(content, dict) else {}
-    if not isinstance(weights, dict):
-        weights = {}
-    return {name: tensor for name, tensor in weights.items() if isinstance(name, str) and isinstance(tensor, Tensor)}, {}
-
-
-def _released(tensors: dict[str, Tensor], path: Path) -> Paper:
-    """A published network: sizes are read off the shapes, prefixes are stripped, other parts of the checkpoint are left alone."""
-    first = "point_transformer.0.linear.weight"
-    for prefix in RELEASED_PREFIXES:
-        weights = {name[len(prefix) :]: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-        if first in weights:
-            break
-    else:
-        raise CheckpointError(f"{path} holds no learned optimizer: no key ends in optimizer.{first}, and it was not written by this project")
-    if weights[first].ndim != 2 or not weights[first].numel():
-        raise CheckpointError(f"{first} in {path} must be a matrix, got shape {tuple(weights[first].shape)}: it is of another network")
-    width = weights[first].shape[0]
-    numbers = {match.group(1) for name in weights if (match := re.match(r"point_transformer\.1\.blocks\.(\d+)\.", name))}
-    qkv, hidden = (weights.get(f"point_transformer.1.blocks.0.{name}.weight") for name in ("attn.qkv", "mlp.fc1"))
-    # One head, as published; a missing or odd matrix keeps the published size here and is named below.
-    config = PaperConfig(
-        width=width,
-        blocks=len(numbers),  # a gap in the numbers is named below
-        head_dim=PaperConfig.head_dim if qkv is None or qkv.ndim == 0 or len(qkv) < 3 else len(qkv) // 3,
-        mlp_ratio=PaperConfig.mlp_ratio if hidden is None or hidden.ndim == 0 else max(1, len(hidden) // max(1, width)),
-    )
-    return _filled(Paper, config, weights, path)
 
 
 def _filled(make: Callable[..., Rule], config: object, tensors: dict[str, Tensor], path: Path) -> Rule:

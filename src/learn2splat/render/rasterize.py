@@ -109,12 +109,13 @@ def render_views(
     *,
     background: Tensor | None = None,  # (3,)
     sh_degree: int = 3,
+    eps2d: float = 0.3,
 ) -> Tensor:
     """Colours (C, height, width, 3) of stored Gaussians: activations (exp, sigmoid), then `rasterize`. Not clamped to [0, 1]."""
     backgrounds = None if background is None else background.expand(len(viewmats), 3)
     renders, _, _ = rasterize(
         gaussians.means, gaussians.quats, gaussians.log_scales.exp(), gaussians.logit_opacities.sigmoid(), gaussians.sh(), viewmats, Ks,
-        width, height, sh_degree=sh_degree, backgrounds=backgrounds)  # fmt: skip
+        width, height, sh_degree=sh_degree, backgrounds=backgrounds, eps2d=eps2d)  # fmt: skip
     return renders
 
 

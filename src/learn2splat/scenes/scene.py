@@ -7,7 +7,7 @@ runs; `Scene.to_normalised` leads there from the frame of the files, and its inv
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from .angle import seen_points, view_angle
 
+EPS2D = 0.3  # px^2, added to the projected covariance of every Gaussian: the default of 3DGS and gsplat
 STRAY = 10  # A camera farther away than so many times the 90 % quantile is none that the extent of a scene may follow.
 
 
@@ -38,6 +39,10 @@ class Similarity:
     def identity(cls) -> Similarity:
         """The map that changes nothing."""
         return cls(1.0, torch.eye(3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64))
+
+    def is_identity(self) -> bool:
+        """Whether it changes nothing."""
+        return self.scale == 1.0 and bool((self.rotation == torch.eye(3, dtype=self.rotation.dtype)).all()) and not bool(self.translation.any())
 
     def apply(self, points: Tensor) -> Tensor:
         """Map points (..., 3); computed in float64, returned in the dtype and on the device of `points`."""
@@ -75,6 +80,7 @@ class Scene:
         background: (3,) float32 in [0, 1], the colour behind everything (white for NeRF-synthetic photos with alpha, else black).
         warnings: one sentence for each kind of thing that was left out, guessed or mended on loading.
         masks: each (H, W) bool, true where the photo is fitted and scored; None: everywhere.
+        eps2d: px^2, how much every Gaussian is blurred where photos of this scene are rendered (`rasterize`).
         offset: (3,) float64, coordinates of the files = input frame + offset; None: they are the same. Georeferenced scenes have one, because
             float32 cannot hold their coordinates.
     """
@@ -93,6 +99,7 @@ class Scene:
     warnings: tuple[str, ...] = ()
     masks: tuple[Tensor, ...] | None = None
     offset: Tensor | None = None
+    eps2d: float = EPS2D
 
     def __len__(self) -> int:
         return len(self.images)
@@ -134,6 +141,14 @@ class Scene:
         shift = (zero if offset is None else offset) - (zero if self.offset is None else self.offset)
         moved = self.to_normalised.translation + self.to_normalised.scale * (self.to_normalised.rotation @ shift)
         return Similarity(self.to_normalised.scale, self.to_normalised.rotation, moved)
+
+    def in_input_frame(self) -> Scene:
+        """The same scene in the frame of the files (shifted by `offset`, where there is one)."""
+        if self.to_normalised.is_identity():
+            return self
+        back = self.to_normalised.inverse()
+        poses = back.apply_poses(self.camtoworlds.double()).float()
+        return replace(self, camtoworlds=poses, points=back.apply(self.points.double()).float(), to_normalised=Similarity.identity())
 
     def view_angle(self, views: Sequence[int]) -> float | None:
         """Degrees between neighbouring ones of `views` (photo indices), as `angle.view_angle` measures them."""
