@@ -13,6 +13,7 @@
 #include <string>
 #include <vector>
 
+#include "correlate.hpp"
 #include "isa.hpp"
 #include "knn.hpp"
 #include "parallel.hpp"
@@ -355,6 +356,31 @@ void refine(std::vector<Array<const float, -1, -1>> pictures, Array<const int32_
     l2s::refine(views.data(), int64_t(views.size()), num_threads);
 }
 
+// features, patches: of the photo (height, width, channels), then of each neighbour; warps (N, 12) and sizes (N, 2) of the neighbours.
+void correlate(std::vector<Array<const float, -1, -1, -1>> features, std::vector<Array<const float, -1, -1, l2s::CORRELATE_PATCH>> patches,
+               Array<const float, -1, 12> warps, Array<const float, -1, 2> sizes, Array<const float, -1, -1, -1> depths, double column_step, double row_step, int num_threads,
+               Array<float, l2s::CORRELATE_CHANNELS, -1, -1, -1> volume) {
+    const size_t N = warps.shape(0), D = depths.shape(0), H = depths.shape(1), W = depths.shape(2);
+    check(N <= size_t(l2s::CORRELATE_MAX_NEIGHBOURS) && sizes.shape(0) == N && features.size() == N + 1 && patches.size() == N + 1, "neighbours");
+    check(volume.shape(1) == D && volume.shape(2) == H && volume.shape(3) == W, "volume");
+    l2s::CorrelateArgs a{};
+    a.depths = depths.data(), a.own = features[0].data(), a.own_patches = patches[0].data(), a.volume = volume.data();
+    a.count = int64_t(D), a.height = int64_t(H), a.width = int64_t(W), a.channels = int(features[0].shape(2)), a.num_neighbours = int(N);
+    a.column_step = float(column_step), a.row_step = float(row_step);
+    check(a.channels > 0 && a.channels % 16 == 0, "channels");
+    for (size_t n = 0; n <= N; ++n) {
+        check(features[n].shape(2) == size_t(a.channels) && features[n].size() > 0 && patches[n].size() > 0, "features");
+        if (n == 0) check(features[0].shape(0) == H && features[0].shape(1) == W && patches[0].shape(0) == H && patches[0].shape(1) == W, "features of the photo");
+        if (n == 0) continue;
+        a.features[n - 1] = {features[n].data(), int64_t(features[n].shape(0)), int64_t(features[n].shape(1))};
+        a.patches[n - 1] = {patches[n].data(), int64_t(patches[n].shape(0)), int64_t(patches[n].shape(1))};
+        for (size_t k = 0; k < 12; ++k) a.warps[n - 1][k] = warps(n - 1, k);
+        for (size_t k = 0; k < 2; ++k) a.sizes[n - 1][k] = sizes(n - 1, k);
+    }
+    nb::gil_scoped_release unlocked;
+    l2s::correlate(a, num_threads);
+}
+
 template <class T> void knn(Array<const T, -1, 3> points, int num_threads, Array<int64_t, -1, -1> indices, Array<T, -1, -1> distances) {
     const size_t N = points.shape(0), k = indices.shape(1);
     check(N < (size_t(1) << 31) && indices.shape(0) == N && distances.shape(0) == N && distances.shape(1) == k && (N == 0 || (k >= 1 && k <= N)), "points");
@@ -392,6 +418,7 @@ NB_MODULE(_native, m) {
     m.def("attend_backward", &attend_backward);
     m.def("sweep", &sweep);
     m.def("refine", &refine);
+    m.def("correlate", &correlate);
     m.attr("SWEEP_MAX_NEIGHBOURS") = l2s::SWEEP_MAX_NEIGHBOURS;
     m.attr("PROJECT_CHUNK") = l2s::PROJECT_CHUNK;
     m.attr("MAX_WIDTH") = l2s::MAX_WIDTH;

@@ -78,7 +78,7 @@ def test_no_points(own_scene, tmp_path, sentence):
     (model / "points3D.txt").write_text("")
     lines = (model / "images.txt").read_text().splitlines()
     (model / "images.txt").write_text("\n".join("" if i % 2 else line for i, line in enumerate(lines)) + "\n")
-    assert "no points" in sentence("fit", own_scene, "--steps", "1", "--out", tmp_path / "out")
+    assert "no points" in sentence("fit", own_scene, "--init", "sfm", "--steps", "1", "--out", tmp_path / "out")
 
 
 def test_fewer_than_two_views(tmp_path, sentence):

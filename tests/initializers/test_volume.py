@@ -6,8 +6,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from learn2splat.initializers._volume import Seen, correlate, patches_of, project_planes, unit_groups, warp
-from learn2splat.initializers.cascade import GROUPS
+from learn2splat.initializers._volume import GROUPS, Seen, correlate, correlate_in_torch, patches_of, project_planes, unit_groups, warp
 
 SIZE = (48, 32)  # px
 
@@ -25,7 +24,7 @@ def made(count=3, size=SIZE, seed=0):
     generator = torch.Generator().manual_seed(seed)
     K = torch.tensor([[40.0, 0, 23], [0, 42, 17], [0, 0, 1]], dtype=torch.float64)
     photos = torch.rand(count, 3, size[1], size[0], generator=generator)
-    features = unit_groups(torch.randn(count, 8 * GROUPS, size[1] // 4, size[0] // 4, generator=generator), GROUPS)
+    features = unit_groups(torch.randn(count, 8 * GROUPS, size[1] // 4, size[0] // 4, generator=generator))
     patches = patches_of(photos.mean(1))
     viewmats = [look_at(0.3 * i, 0.1 * i) for i in range(count)]
     return [Seen(size, K + i * torch.diag(torch.tensor([1.0, 0, 0])), viewmats[i], features[i], patches[i], features[i]) for i in range(count)]
@@ -68,21 +67,34 @@ def test_correlation_of_patches_is_that_of_numpy():
 def test_a_photo_is_like_itself_and_the_share_of_neighbours_is_told():
     photo = made()[0]
     depths = torch.ones(2, 8, 12)
-    volume = correlate(photo, [photo, photo, photo], depths, GROUPS)
+    volume = correlate(photo, [photo, photo, photo], depths)
     assert volume.shape == (GROUPS + 4, 2, 8, 12)
     assert torch.allclose(volume[: GROUPS + 1], torch.ones(1), atol=1e-4)  # the same features at the same place
     assert (volume[-1] == 1).all()
     behind = Seen(photo.size, photo.K, torch.diag(torch.tensor([-1.0, 1, -1, 1], dtype=torch.float64)), photo.features, photo.patches, photo.context)
-    half = correlate(photo, [photo, behind], depths, GROUPS)
+    half = correlate(photo, [photo, behind], depths)
     assert (half[-1] == 0.5).all() and torch.allclose(half[:GROUPS], volume[:GROUPS], atol=1e-5)
-    none = correlate(photo, [behind], depths, GROUPS)
+    none = correlate(photo, [behind], depths)
     assert (none == 0).all()
+
+
+def test_native_code_equals_torch():
+    for size in ((48, 32), (32, 64)):
+        photo, *neighbours = made(4, size)
+        depths = 0.2 + 2 * torch.rand(6, size[1] // 4, size[0] // 4, generator=torch.Generator().manual_seed(2))
+        for count in (1, 2, 3):
+            expected = correlate_in_torch(photo, neighbours[:count], depths)
+            with torch.no_grad():
+                native = correlate(photo, neighbours[:count], depths)
+            close = torch.isclose(native, expected, atol=2e-5)
+            assert close.float().mean() > 0.998  # a point on the border of a photo may be in or out
+            assert 0.1 < expected[-1].mean() < 1
 
 
 def test_nothing_depends_on_the_unit_of_length_or_the_frame():
     seen = made()
     depths = 1 + torch.rand(4, 8, 12, generator=torch.Generator().manual_seed(1))
-    before = correlate(seen[0], seen[1:], depths, GROUPS)
+    before = correlate(seen[0], seen[1:], depths)
     rotation = torch.linalg.qr(torch.randn(3, 3, generator=torch.Generator().manual_seed(4), dtype=torch.float64))[0]
     for scale in (0.001, 1000.0):
         moved = []
@@ -91,5 +103,5 @@ def test_nothing_depends_on_the_unit_of_length_or_the_frame():
             camtoworld[:3] = rotation @ camtoworld[:3]
             camtoworld[:3, 3] = scale * (camtoworld[:3, 3] + torch.tensor([3.0, -2.0, 5.0], dtype=torch.float64))
             moved.append(Seen(one.size, one.K, torch.linalg.inv(camtoworld), one.features, one.patches, one.context))
-        after = correlate(moved[0], moved[1:], scale * depths, GROUPS)
+        after = correlate(moved[0], moved[1:], scale * depths)
         assert torch.isclose(before, after, atol=1e-3).float().mean() > 0.99

@@ -23,6 +23,7 @@ from .demo import Demo
 from .eval import Eval
 from .export import Export
 from .fit import Fit
+from .init import Init
 from .render import Render
 from .report import Report
 from .train import Train
@@ -30,6 +31,7 @@ from .weights import Weights
 
 Commands = (
     Annotated[Fit, tyro.conf.subcommand("fit")]
+    | Annotated[Init, tyro.conf.subcommand("init")]
     | Annotated[Eval, tyro.conf.subcommand("eval")]
     | Annotated[Render, tyro.conf.subcommand("render")]
     | Annotated[Export, tyro.conf.subcommand("export")]

@@ -19,7 +19,7 @@ from ..fit.checkpoint import has_checkpoint
 from ..fit.measure import measured_step_seconds
 from ..fit.options import check_options
 from ..gaussians import Gaussians, init_from_points, init_random, load_cloud
-from ..initializers import stereo_init
+from ..initializers import feedforward_start, few_points, stereo_init
 from ..optimizers import make_optimizer
 from ..scenes import Scene
 from . import result as saved
@@ -92,9 +92,10 @@ class Fit(Command):
     """Compose transparent photos on this. Default: white for NeRF-synthetic scenes; others ignore what is transparent."""
     allow_outside: Flag = False
     """Read photos that the scene names outside of its folder."""
-    init: str = "sfm"
-    """Start: sfm (the points of the scene), stereo (depth that the photos agree on), random, or a file in the frame of the scene: a splat
-    (.ply, .compressed.ply, .spz, .sog, .splat) or a point cloud (.ply)."""
+    init: MaybeText = None
+    """Start: sfm (the points of the scene), feedforward (what a network sees in the photos), stereo (depth that the photos agree on), random, or a
+    file in the frame of the scene: a splat (.ply, .compressed.ply, .spz, .sog, .splat) or a point cloud (.ply). Default: sfm, or feedforward where
+    the scene has too few points."""
     views_per_step: MaybeInt = None
     """Photos rendered in one step. Default: 8, and 4 where photos are large."""
     seed: int = 0
@@ -269,16 +270,25 @@ class Fit(Command):
             atomic_write(folder / saved.REPORT, fit_page(scene, result, scores, pictures, facts(saved.load_config(folder))))
 
 
-def initial_gaussians(scene: Scene, init: str, max_points: int | None, seed: int) -> tuple[Gaussians, bool]:
+def initial_gaussians(scene: Scene, init: str | None, max_points: int | None, seed: int) -> tuple[Gaussians, bool]:
     """The start of a run, in the normalised frame, and whether it is a splat already.
 
     Raises:
-        OptionError: `init` is not sfm, stereo, random or a file, or `max_points` does not fit to it.
+        OptionError: `init` is not sfm, feedforward, stereo, random or a file, or `max_points` does not fit to it.
         SceneError, PlyError: there is nothing to start from.
     """
     generator = torch.Generator().manual_seed(seed)
     if max_points is not None and max_points < 1:
         raise OptionError(f"--max-points must be at least 1, got {max_points}")
+    if init is None:
+        init = "feedforward" if few_points(scene) else "sfm"
+        if init == "feedforward":
+            note(f"note: the scene has {len(scene.points)} points, too few to start from: starting from what the photos show (--init feedforward)")
+    if init == "feedforward":
+        gaussians, why = feedforward_start(scene, max_gaussians=max_points, generator=generator)
+        if why is not None:
+            note(f"note: {why}")
+        return gaussians, False
     if init == "sfm":
         return init_from_points(scene.points, scene.colors, max_points=max_points, generator=generator), False
     if init == "stereo":
@@ -287,7 +297,7 @@ def initial_gaussians(scene: Scene, init: str, max_points: int | None, seed: int
         return init_random(scene, max_points or len(scene.points) or RANDOM_START, generator=generator), False
     path = Path(init)
     if not path.suffix and not path.exists():
-        raise OptionError(f"--init must be sfm, stereo, random or the path of a splat or point cloud, got {init}")
+        raise OptionError(f"--init must be sfm, feedforward, stereo, random or the path of a splat or point cloud, got {init}")
     cloud = saved.with_notes(partial(load_cloud, path)) if path.suffix.lower() == ".ply" else None
     if cloud is not None:
         points, colors = cloud

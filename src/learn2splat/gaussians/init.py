@@ -37,7 +37,7 @@ def init_from_points(points: Tensor, colors: Tensor, *, max_points: int | None =
     if points.ndim != 2 or points.shape[1] != 3 or colors.shape != points.shape:
         raise ShapeError(f"points and colors must both have shape (P, 3), got {tuple(points.shape)} and {tuple(colors.shape)}")
     if len(points) == 0:
-        raise SceneError("the scene has no points to start from: add --init stereo (depths that photos agree on), --init random or --init FILE.ply")
+        raise SceneError("the scene has no points to start from: add --init feedforward (what the photos show), --init random or --init FILE.ply")
     broken = int((~torch.isfinite(points)).any(1).sum())
     if broken:
         raise SceneError(f"{broken} of {len(points)} points of the scene are not finite: remove them from its point cloud")

@@ -1,4 +1,4 @@
-"""Weights of the initializer: a file like those of the learned optimizers (optimizers/weights.py), and the one that ships with the package."""
+"""Weights of the initializer: 16-bit files that are otherwise like those of the learned optimizers (optimizers/weights.py), and the packaged one."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def save_initializer(path: str | os.PathLike, network: Cascade, provenance: dict
     Raises:
         SaveError: the file could not be written.
     """
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    tensors = {name: tensor.detach().cpu().half().contiguous() for name, tensor in network.state_dict().items()}
     about = {"version": FORMAT_VERSION, "architecture": ARCHITECTURE, "config": asdict(network.config), "provenance": provenance or {}}
     about["sha256"] = digest(tensors, about)
     atomic_produce(Path(path), lambda temporary: save_file(tensors, temporary, metadata={METADATA_KEY: json.dumps(about)}))
