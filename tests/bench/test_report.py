@@ -102,7 +102,8 @@ def test_a_picture_that_is_lost_is_left_out(folder, tmp_path):
 
 def test_markdown_and_csv_say_the_same(folder):
     text = (folder / MARKDOWN).read_text()
-    assert "## Dense, full size, equal time (adam:12)" in text and "| raises | failed 4/4 |" in text and "- LPIPS: n/a: " in text
+    assert "## Dense, full size, equal time (adam:12)" in text and "| raises | failed 4/4 |" in text
+    assert "- FLIP: what a viewer sees" in text and "LPIPS is not here" in text
     assert text.count("ZeroDivisionError: of a rule of one's own") == 4 and "- command: learn2splat bench 'a folder'" in text
     with (folder / CSV).open() as file:
         rows = list(csv.DictReader(file))

@@ -68,6 +68,14 @@ def test_why_there_is_no_lpips_is_said_once(three):
     assert set(dict(tables.notes(three, tables.cost_table(three)))) >= {"MB", "to adam's end"}
 
 
+def test_flip_stands_where_lpips_is_missing(three):
+    for cell in three.cells.values():
+        cell.end.update(lpips_missing="torchvision is not installed", flip=0.1, st_lpips_alex=0.2)
+    table = tables.quality_table(three)
+    assert "LPIPS" not in table.head and column(table, "ST-LPIPS alex")["adam"] == "0.200" and column(table, "FLIP")["adam"] == "0.100"
+    assert "LPIPS is not here: torchvision is not installed" in dict(tables.notes(three, table))["FLIP"]
+
+
 def test_equals_share_a_mark():
     c = made_comparison({"a": ends(20, 20, 30, 30), "b": ends(20, 20, 30, 30), "c": ends(19, 19, 29, 29)})
     assert marked(tables.quality_table(c), "best") == (["a", "b"], [])

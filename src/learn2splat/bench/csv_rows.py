@@ -8,10 +8,10 @@ import math
 from collections.abc import Iterable
 
 from . import stats
-from .lpips import BACKBONES
+from .lpips import PERCEPTUAL
 from .stats import Comparison
 from .store import Cell
-from .tables import last_ssim, lpips
+from .tables import last_ssim, perceptual
 
 
 def to_csv(comparisons: Iterable[Comparison]) -> str:
@@ -50,7 +50,7 @@ def _results(c: Comparison, cell: Cell) -> dict[str, object]:
         "psnr_end": stats.last_psnr(cell),
         "psnr_best": stats.best_psnr(cell),
         "ssim_end": last_ssim(cell),
-        **{f"lpips_{net}": lpips(cell, net) for net in BACKBONES},
+        **{name: perceptual(cell, name) for name in PERCEPTUAL},
         "log_area": stats.area_under_curve(cell, until),
         "log_area_until": until,
         "steps": end.get("steps"),

@@ -14,7 +14,7 @@ from ..fit import FitRun, Plan, flat_plan, rendered
 from ..fit.checkpoint import fingerprint, has_checkpoint, rule_fingerprint
 from ..gaussians import Gaussians
 from ..scenes import Scene
-from .lpips import lpips_scores
+from .lpips import perceptual_scores
 from .memory import PeakMemory
 from .metrics import quality_as
 from .page import png
@@ -150,7 +150,7 @@ class Lane:
                     self._score()
             self._update()
             if self.fit.finished:
-                self._end("diverged" if self.fit.diverged else "done", **lpips_scores(self.start.scene, self.fit.gaussians))
+                self._end("diverged" if self.fit.diverged else "done", **perceptual_scores(self.start.scene, self.fit.gaussians))
         except SaveError:
             raise
         except Exception as error:  # see begin

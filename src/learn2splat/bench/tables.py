@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from . import stats
-from .lpips import BACKBONES
+from .lpips import PERCEPTUAL
 from .stats import Comparison, Pair
 from .store import Cell
 
@@ -81,10 +81,10 @@ def quality_table(c: Comparison) -> Table:
     add_means("best", stats.best_psnr, 2, 1)
     add_means("best - end", _degradation, 2, 0)
     add_means("SSIM", last_ssim, 3, 1)
-    measured = [net for net in BACKBONES if any(not math.isnan(lpips(cell, net)) for cell in c.cells.values())]
-    for net in measured:
-        add_means(f"LPIPS {net}", lambda cell, net=net: lpips(cell, net), 3, -1)
-    if not measured:
+    measured = [name for name in PERCEPTUAL if any(not math.isnan(perceptual(cell, name)) for cell in c.cells.values())]
+    for name in measured:
+        add_means(PERCEPTUAL[name], lambda cell, name=name: perceptual(cell, name), 3, -1)
+    if not measured:  # results of before there was FLIP
         columns.add("LPIPS", [NOT_AVAILABLE] * len(c.labels))
     areas = [_over(pairs, lambda pair, label=label: _area(c, label, pair))[0] for label in c.labels]
     columns.add("log-area", [number(area) for area in areas], areas)
@@ -122,9 +122,12 @@ def notes(c: Comparison, table: Table) -> list[tuple[str, str]]:
     """(column, meaning) of the columns of a table whose names do not say it; LPIPS with why it is not there."""
     first = c.labels[0]
     found = [(name.format(first=first), text.format(first=first)) for name, text in NOTES.items()]
+    reasons = "; ".join(sorted({reason for cell in c.cells.values() if cell.end and (reason := cell.end.get("lpips_missing"))}))
     if "LPIPS" in table.head:
-        reasons = sorted({reason for cell in c.cells.values() if cell.end and (reason := cell.end.get("lpips_missing"))})
-        found.append(("LPIPS", f"{NOT_AVAILABLE}: {'; '.join(reasons) or 'no run has ended'} (nothing is downloaded)"))
+        found.append(("LPIPS", f"{NOT_AVAILABLE}: {reasons or 'no run has ended'} (nothing is downloaded)"))
+    elif "FLIP" in table.head:
+        instead = f"; LPIPS is not here: {reasons} (nothing is downloaded)" if reasons else ""
+        found.append(("FLIP", f"what a viewer sees when render and photo alternate, 0 to 1, less is better{instead}"))
     return [(name, text) for name, text in found if name in table.head]
 
 
@@ -246,8 +249,8 @@ def _degradation(cell: Cell) -> float:
     return stats.best_psnr(cell) - stats.last_psnr(cell)
 
 
-def lpips(cell: Cell, net: str) -> float:
-    value = (cell.end or {}).get(f"lpips_{net}")
+def perceptual(cell: Cell, name: str) -> float:
+    value = (cell.end or {}).get(name)
     return math.nan if value is None else value
 
 
