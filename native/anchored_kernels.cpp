@@ -297,9 +297,11 @@ void finish(const UpdateArgs &a, const AnchoredArgs &net, int64_t block, float *
             for (int at = group * BLOCK; at < (group + 1) * BLOCK; at += VEC)
                 store<float>(outputs + at, load(outputs + at) + (load(magnitude + at) + net.common_gains[group]));
     }
+    alignas(64) float direction[PARAMS * BLOCK], raw[PARAMS * BLOCK], stats[STATS * BLOCK], inverse_root[CORE * BLOCK];
     alignas(64) float params[PARAMS * BLOCK], delta[PARAMS * BLOCK];
+    update_moments(a, lanes, {direction, raw, stats, inverse_root}, true);
     load_fields(a.params, lanes, GROUPS, params);
-    make_delta(a, net, lanes, block, params, outputs, outputs + GROUPS * BLOCK, delta);
+    make_delta(a, net, lanes, block, {direction, raw, params}, outputs, outputs + GROUPS * BLOCK, delta);
     apply_update(a, lanes, params, delta);
 }
 

@@ -85,12 +85,12 @@ template <class Kernel> void for_blocks(const AnchoredArgs &a, int64_t blocks, i
     });
 }
 
-// Moments, medians and features. What `make_delta` reads afterwards is in `kept`, the rest in `scratch`. Needs a.work_size.
+// Medians and features, and moments where torch has the network. What `make_delta` reads afterwards is in `kept`, the rest in `scratch`. Needs a.work_size.
 void observe(const UpdateArgs &args, AnchoredArgs &a, Arena &kept, Arena &scratch, int num_threads) {
     const auto &kernels = L2S_KERNELS(anchored_kernels);
     const int64_t n = args.n, blocks = ceil_div(n, BLOCK);
     const auto tile = [&](Arena &arena, auto *&place, int64_t rows) { arena.want(place, blocks * rows * BLOCK); };
-    tile(kept, a.direction, PARAMS), tile(kept, a.raw, PARAMS), tile(kept, a.vectors, 3 * CORE);
+    tile(kept, a.vectors, 3 * CORE);
     tile(scratch, a.stats, STATS), tile(scratch, a.inverse_root, CORE), tile(scratch, a.gains, GROUPS), tile(scratch, a.bias, int64_t(a.neighbours) * a.heads);
     tile(scratch, a.u, a.width), tile(scratch, a.chosen, a.neighbours), tile(scratch, a.found, 1);
     scratch.want(a.near, n * NEAR), scratch.want(a.sizes, GROUPS * n), scratch.want(a.sums, blocks * FEATURES);
@@ -201,6 +201,7 @@ StepEnds::StepEnds(const UpdateArgs &args, const AnchoredArgs &net, const Inputs
     net_.features = inputs.features, net_.noise_features = inputs.noise;
     numbers_ = sort_out(args_, &net_, num_threads_);
     if (args_.n == 0) return;
+    for (float **tile : {&net_.direction, &net_.raw}) kept_.want(*tile, ceil_div(args_.n, BLOCK) * PARAMS * BLOCK);
     Arena scratch;
     observe(args_, net_, kept_, scratch, num_threads_);
     const int k = net_.neighbours;

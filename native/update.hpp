@@ -68,7 +68,8 @@ struct AnchoredArgs {
     const Attention *attention;  // (layers)
 
     // Scratch of the step. Tiles have one block after the other; the others are (n, columns), for neighbours to read.
-    float *direction, *raw, *stats, *inverse_root;  // tiles of 59, 59, STATS, 14 rows
+    float *direction, *raw;                         // tiles of 59 rows, where torch has the network; else null, and made twice
+    float *stats, *inverse_root;                    // tiles of STATS, 14 rows
     float *vectors;                                 // tile of 3 x 14 rows: slow direction, neighbours' direction, neighbours' offset
     float *gains, *bias, *u, *query;                // tiles of 6, neighbours x heads, width, heads x head_dim rows
     int32_t *chosen;                                // tile of neighbours rows: numbers of the neighbours, the Gaussian itself first

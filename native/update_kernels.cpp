@@ -52,7 +52,7 @@ void sort_out(const UpdateArgs &a, const AnchoredArgs *anchored, int64_t begin, 
 void nominal(const UpdateArgs &a, int64_t block) {
     const Lanes lanes = lanes_of(a.rows, a.n, block);
     alignas(64) float direction[PARAMS * BLOCK], params[PARAMS * BLOCK], stats[STATS * BLOCK], inverse_root[CORE * BLOCK];
-    update_moments(a, lanes, {direction, params, stats, inverse_root});
+    update_moments(a, lanes, {direction, params, stats, inverse_root}, true);
     load_fields(a.params, lanes, GROUPS, params);
     for (int j = 0; j < BLOCK; j += VEC) {
         vec_f sizes[GROUPS];
@@ -66,9 +66,11 @@ void nominal(const UpdateArgs &a, int64_t block) {
 
 void moments(const UpdateArgs &a, const AnchoredArgs &anchored, int64_t block) {
     const Lanes lanes = lanes_of(a.rows, a.n, block);
-    const Moments out = {anchored.direction + block * PARAMS * BLOCK, anchored.raw + block * PARAMS * BLOCK, anchored.stats + block * STATS * BLOCK,
-                         anchored.inverse_root + block * CORE * BLOCK};
-    update_moments(a, lanes, out);
+    alignas(64) float direction[PARAMS * BLOCK], raw[PARAMS * BLOCK];
+    const bool kept = anchored.direction;  // else `finish` makes them again: less to move to memory and back
+    const Moments out = {kept ? anchored.direction + block * PARAMS * BLOCK : direction, kept ? anchored.raw + block * PARAMS * BLOCK : raw,
+                         anchored.stats + block * STATS * BLOCK, anchored.inverse_root + block * CORE * BLOCK};
+    update_moments(a, lanes, out, kept);
     for (int group = 0; group < GROUPS; ++group)
         for (int lane = 0; lane < lanes.used; ++lane) anchored.sizes[group * a.n + lanes.number[lane]] = out.stats[group * BLOCK + lane];
     alignas(64) float near[NEAR * BLOCK];
@@ -80,7 +82,7 @@ void moments(const UpdateArgs &a, const AnchoredArgs &anchored, int64_t block) {
 
 }  // namespace
 
-void update_moments(const UpdateArgs &a, const Lanes &lanes, const Moments &out) {
+void update_moments(const UpdateArgs &a, const Lanes &lanes, const Moments &out, bool write) {
     alignas(64) float grads[PARAMS * BLOCK], m[PARAMS * BLOCK], v[PARAMS * BLOCK], counts[BLOCK];
     load_fields(a.grads, lanes, GROUPS, grads);
     load_rows(a.m, PARAMS, lanes.rows, PARAMS, m);
@@ -119,6 +121,7 @@ void update_moments(const UpdateArgs &a, const Lanes &lanes, const Moments &out)
             store<float>(stats + 3 * GROUPS * BLOCK, product * share);
         }
     }
+    if (!write) return;
     store_rows(a.new_m, PARAMS, lanes.rows, PARAMS, m);
     store_rows(a.new_v, PARAMS, lanes.rows, PARAMS, v);
 }

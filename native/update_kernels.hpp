@@ -20,8 +20,8 @@ L2S_INLINE void load_fields(const float *const *fields, const Lanes &lanes, int 
 L2S_INLINE void load_counts(const UpdateArgs &a, const Lanes &lanes, float *counts) {
     for (int lane = 0; lane < BLOCK; ++lane) counts[lane] = float(a.new_count[lanes.rows[lane]]);
 }
-// Adam's moments, which are written, and what follows from them.
-void update_moments(const UpdateArgs &a, const Lanes &lanes, const Moments &out);
+// Adam's moments, written if `write`, and what follows from them. Without writing nothing of the state changes but the counts: a pass may look first.
+void update_moments(const UpdateArgs &a, const Lanes &lanes, const Moments &out, bool write);
 // Bounds of the parameters of a group.
 L2S_INLINE float highest(const UpdateArgs &a, int group) { return group < 2 ? __builtin_inff() : a.limits[group < 4 ? group - 1 : 3]; }
 L2S_INLINE float lowest(const UpdateArgs &a, int group) { return group == 2 ? a.limits[0] : -highest(a, group); }
