@@ -68,46 +68,75 @@ L2S_INLINE void relate(const AnchoredArgs &net, const float *own, const float *o
     }
 }
 
-// slow, running, seen_rate and last_seen, and the features that need no neighbour.
-L2S_INLINE void observe_own(const UpdateArgs &a, const AnchoredArgs &net, const Lanes &lanes, int64_t block, const float *near, const float *length,
-                            const float *sh_square, float *table) {
-    const float *stats = net.stats + block * STATS * BLOCK, *inverse_root = net.inverse_root + block * CORE * BLOCK;
-    float *slow_direction = net.vectors + block * 3 * CORE * BLOCK;
-    alignas(64) float grads[CORE * BLOCK], slow[CORE * BLOCK], running[GROUPS * BLOCK], counts[BLOCK], rates[BLOCK], gaps[BLOCK], last[BLOCK];
+// What a Gaussian remembers of its gradients, brought up to date.
+struct Memory {
+    float slow_direction[CORE * BLOCK];
+    float sizes[GROUPS * BLOCK], before[GROUPS * BLOCK];  // log of this gradient's size, and the running mean of it before this step
+    float rates[BLOCK];                                   // in which share of the steps it was seen
+};
+
+// slow, running, seen_rate and last_seen.
+L2S_INLINE void remember(const UpdateArgs &a, const AnchoredArgs &net, const Lanes &lanes, const float *stats, const float *inverse_root, const float *counts,
+                         Memory &memory) {
+    alignas(64) float grads[CORE * BLOCK], slow[CORE * BLOCK], running[GROUPS * BLOCK], gaps[BLOCK], last[BLOCK];
     load_fields(a.grads, lanes, GROUPS - 1, grads);
     load_rows(net.old_slow, CORE, lanes.rows, CORE, slow);
     load_rows(net.old_running, GROUPS, lanes.rows, GROUPS, running);
-    load_number(net.old_seen_rate, lanes.rows, rates);
-    load_counts(a, lanes, counts);
+    load_number(net.old_seen_rate, lanes.rows, memory.rates);
     for (int lane = 0; lane < BLOCK; ++lane) {
         last[lane] = float(net.old_last_seen[lanes.rows[lane]]);
         gaps[lane] = float(net.step - net.old_last_seen[lanes.rows[lane]]);
         net.new_last_seen[lanes.rows[lane]] = net.step;
     }
     for (int j = 0; j < BLOCK; j += VEC) {
+        const vec_f count = load(counts + j), running_weight = vmax(splat(RUNNING_REST), 1.0f / count);
+        for (int group = 0; group < GROUPS; ++group) {
+            const int at = group * BLOCK + j;
+            const vec_f size = vlog(at_least_tiny(load(stats + at))), before = select(count == 1.0f, size, load(running + at));
+            store<float>(memory.sizes + at, size);
+            store<float>(memory.before + at, before);
+            store<float>(running + at, lerp(before, size, running_weight));
+        }
+        const vec_f inverse_c = -1.0f / expm1_negative(vmax(splat(-87.0f), count * LOG_SLOW_BETA));
+        for (int at = j; at < CORE * BLOCK; at += BLOCK) {
+            const vec_f moment = load(slow + at) + SLOW_REST * (load(grads + at) - load(slow + at));
+            store<float>(slow + at, moment);
+            store<float>(memory.slow_direction + at, clamp(moment * inverse_c * load(inverse_root + at), -MAX_RATIO, MAX_RATIO));
+        }
+        const vec_f rate = select(load(last + j) < 0.0f, splat(1.0f), load(memory.rates + j) * vexp(load(gaps + j) * LOG_SEEN_BETA) + SEEN_REST);
+        store<float>(memory.rates + j, rate);
+    }
+    store_rows(net.new_slow, CORE, lanes.rows, CORE, slow);
+    store_rows(net.new_running, GROUPS, lanes.rows, GROUPS, running);
+    for (int lane = 0; lane < BLOCK; ++lane) net.new_seen_rate[lanes.rows[lane]] = memory.rates[lane];
+}
+
+// What is remembered, and the features that need no neighbour.
+L2S_INLINE void observe_own(const UpdateArgs &a, const AnchoredArgs &net, const Lanes &lanes, int64_t block, const float *near, const float *length,
+                            const float *sh_square, float *table) {
+    const float *stats = net.stats + block * STATS * BLOCK, *inverse_root = net.inverse_root + block * CORE * BLOCK;
+    float *slow_direction = net.vectors + block * 3 * CORE * BLOCK;
+    alignas(64) float counts[BLOCK];
+    alignas(64) Memory memory;
+    load_counts(a, lanes, counts);
+    remember(a, net, lanes, stats, inverse_root, counts, memory);
+    for (int i = 0; i < CORE * BLOCK; ++i) slow_direction[i] = memory.slow_direction[i];
+    for (int j = 0; j < BLOCK; j += VEC) {
         const auto put = [&](int row, vec_f v) __attribute__((always_inline)) { store<float>(table + row * BLOCK + j, v); };
         const vec_f count = load(counts + j), log_length = vlog(load(length + j));
-        const vec_f running_weight = vmax(splat(RUNNING_REST), 1.0f / count);
         for (int group = 0; group < GROUPS; ++group) {
-            const vec_f size = vlog(at_least_tiny(load(stats + group * BLOCK + j)));
-            const vec_f before = select(count == 1.0f, size, load(running + group * BLOCK + j));
+            const vec_f size = load(memory.sizes + group * BLOCK + j), before = load(memory.before + group * BLOCK + j);
             const vec_f raw_square = load(stats + (GROUPS + group) * BLOCK + j), square = load(stats + (2 * GROUPS + group) * BLOCK + j);
             put(TO_RUNNING + group, bounded_log(size - before));
             put(TO_MEDIAN + group, bounded_log(size - net.medians[group]));
             put(RAW + group, bounded_log(log_rms(raw_square)));
             put(MOMENTUM + group, bounded_log(log_rms(square)));
             put(AGREEMENT + group, cosine(load(stats + (3 * GROUPS + group) * BLOCK + j), raw_square, square));
-            store<float>(running + group * BLOCK + j, lerp(before, size, running_weight));
         }
-        const vec_f inverse_c = -1.0f / expm1_negative(vmax(splat(-87.0f), count * LOG_SLOW_BETA));
         for (int group = 0; group < GROUPS - 1; ++group) {
             vec_f square = {};
             for (int c = STARTS[group]; c < STARTS[group] + WIDTHS[group]; ++c) {
-                const int at = c * BLOCK + j;
-                const vec_f moment = load(slow + at) + SLOW_REST * (load(grads + at) - load(slow + at));
-                const vec_f direction = clamp(moment * inverse_c * load(inverse_root + at), -MAX_RATIO, MAX_RATIO);
-                store<float>(slow + at, moment);
-                store<float>(slow_direction + at, direction);
+                const vec_f direction = load(memory.slow_direction + c * BLOCK + j);
                 square += direction * direction;
             }
             put(SLOW + group, bounded_log(log_rms(square * (1.0f / float(WIDTHS[group])))));
@@ -121,15 +150,30 @@ L2S_INLINE void observe_own(const UpdateArgs &a, const AnchoredArgs &net, const 
         put(OPACITY, bounded_log(load(near + STARTS[3] * BLOCK + j)));
         put(COLOUR, bounded_log((load(colours) + load(colours + BLOCK) + load(colours + 2 * BLOCK)) * (1.0f / 3)));
         put(COLOUR + 1, bounded_log(log_rms(load(sh_square + j))));
-        const vec_f rate = select(load(last + j) < 0.0f, splat(1.0f), load(rates + j) * vexp(load(gaps + j) * LOG_SEEN_BETA) + SEEN_REST);
-        store<float>(rates + j, rate);
-        put(SEEN, rate);
+        put(SEEN, load(memory.rates + j));
         put(AGE, 1.0f / vsqrt(count));
         put(LOG_AGE, vlog(count * (1.0f / FIRST_AGE) + 1.0f) * (1.0f / LOG_UNIT));
     }
-    store_rows(net.new_slow, CORE, lanes.rows, CORE, slow);
-    store_rows(net.new_running, GROUPS, lanes.rows, GROUPS, running);
-    for (int lane = 0; lane < BLOCK; ++lane) net.new_seen_rate[lanes.rows[lane]] = rates[lane];
+}
+
+// mean += weight * other, where there is an i-th neighbour: after all of them the mean (NEAR rows) over the neighbours without the Gaussian itself.
+L2S_INLINE void add_neighbour(int i, const float *found, const float *other, float *mean) {
+    for (int j = 0; j < BLOCK; j += VEC) {
+        const vec_f weight = select(load(found + j) > float(i), 1.0f / vmax(splat(1.0f), load(found + j) - 1.0f), vec_f{});
+        for (int c = 0; c < NEAR; ++c) store<float>(mean + c * BLOCK + j, load(mean + c * BLOCK + j) + weight * load(other + c * BLOCK + j));
+    }
+}
+
+// From that mean to the neighbours' direction and offset (CORE rows each).
+L2S_INLINE void compare(const float *found, const float *own, const float *mean, const float *length, float *direction, float *offset) {
+    for (int j = 0; j < BLOCK; j += VEC) {
+        const vec_f has = select(load(found + j) > 1.0f, splat(1.0f), vec_f{}), inverse_length = 1.0f / load(length + j);
+        for (int c = 0; c < CORE; ++c) {
+            const vec_f difference = (load(mean + c * BLOCK + j) - load(own + c * BLOCK + j)) * has;
+            store<float>(offset + c * BLOCK + j, clamp(c < 3 ? difference * inverse_length : difference, -MAX_RATIO, MAX_RATIO));
+            store<float>(direction + c * BLOCK + j, load(mean + (NEAR / 2 + c) * BLOCK + j));
+        }
+    }
 }
 
 // The neighbours' mean direction and offset, and the features of both; biases of the attention.
@@ -143,18 +187,10 @@ L2S_INLINE void observe_neighbours(const AnchoredArgs &net, int64_t block, const
     for (int i = 1; i < net.neighbours; ++i) {
         load_rows(net.near, NEAR, chosen + i * BLOCK, NEAR, other);
         relate(net, own, other, length, bias + i * net.heads * BLOCK);
-        for (int j = 0; j < BLOCK; j += VEC) {
-            const vec_f weight = select(load(found + j) > float(i), 1.0f / vmax(splat(1.0f), load(found + j) - 1.0f), vec_f{});
-            for (int c = 0; c < NEAR; ++c) store<float>(mean + c * BLOCK + j, load(mean + c * BLOCK + j) + weight * load(other + c * BLOCK + j));
-        }
+        add_neighbour(i, found, other, mean);
     }
+    compare(found, own, mean, length, mean_direction, offset);
     for (int j = 0; j < BLOCK; j += VEC) {
-        const vec_f has = select(load(found + j) > 1.0f, splat(1.0f), vec_f{}), inverse_length = 1.0f / load(length + j);
-        for (int c = 0; c < CORE; ++c) {
-            const vec_f difference = (load(mean + c * BLOCK + j) - load(own + c * BLOCK + j)) * has;
-            store<float>(offset + c * BLOCK + j, clamp(c < 3 ? difference * inverse_length : difference, -MAX_RATIO, MAX_RATIO));
-            store<float>(mean_direction + c * BLOCK + j, load(mean + (NEAR / 2 + c) * BLOCK + j));
-        }
         for (int i = 0; i < 4; ++i) {
             const int group = NEAR_GROUPS[i];
             vec_f cross = {}, square = {}, offset_square = {};
@@ -297,17 +333,46 @@ void finish(const UpdateArgs &a, const AnchoredArgs &net, int64_t block, float *
             for (int at = group * BLOCK; at < (group + 1) * BLOCK; at += VEC)
                 store<float>(outputs + at, load(outputs + at) + (load(magnitude + at) + net.common_gains[group]));
     }
+    if (net.new_said) store_rows(net.new_said, GROUPS + TERMS, lanes.rows, GROUPS + TERMS, outputs);
     alignas(64) float direction[PARAMS * BLOCK], raw[PARAMS * BLOCK], stats[STATS * BLOCK], inverse_root[CORE * BLOCK];
     alignas(64) float params[PARAMS * BLOCK], delta[PARAMS * BLOCK];
     update_moments(a, lanes, {direction, raw, stats, inverse_root}, true);
     load_fields(a.params, lanes, GROUPS, params);
-    make_delta(a, net, lanes, block, {direction, raw, params}, outputs, outputs + GROUPS * BLOCK, delta);
+    make_delta(a, net, lanes, {direction, raw, net.vectors + block * 3 * CORE * BLOCK, params}, outputs, outputs + GROUPS * BLOCK, delta);
+    apply_update(a, lanes, params, delta);
+}
+
+void hold(const UpdateArgs &a, const AnchoredArgs &net, int64_t block) {
+    const Lanes lanes = lanes_of(a.rows, a.n, block);
+    alignas(64) float direction[PARAMS * BLOCK], raw[PARAMS * BLOCK], stats[STATS * BLOCK], inverse_root[CORE * BLOCK], vectors[3 * CORE * BLOCK];
+    alignas(64) float params[PARAMS * BLOCK], delta[PARAMS * BLOCK], said[(GROUPS + TERMS) * BLOCK], counts[BLOCK], length[BLOCK], found[BLOCK];
+    alignas(64) float own[NEAR * BLOCK], other[NEAR * BLOCK], mean[NEAR * BLOCK] = {};
+    alignas(64) Memory memory;
+    update_moments(a, lanes, {direction, raw, stats, inverse_root}, true);
+    load_counts(a, lanes, counts);
+    remember(a, net, lanes, stats, inverse_root, counts, memory);
+    for (int i = 0; i < CORE * BLOCK; ++i) vectors[i] = memory.slow_direction[i];
+
+    load_number(a.spacing, lanes.rows, length);
+    for (int j = 0; j < BLOCK; j += VEC) store<float>(length + j, at_least_tiny(load(length + j)));
+    load_rows(net.near, NEAR, lanes.number, NEAR, own);
+    int32_t *chosen = net.chosen + block * net.neighbours * BLOCK;
+    choose_neighbours(a, net, lanes, chosen, found);
+    for (int i = 1; i < net.neighbours; ++i) {
+        load_rows(net.near, NEAR, chosen + i * BLOCK, NEAR, other);
+        add_neighbour(i, found, other, mean);
+    }
+    compare(found, own, mean, length, vectors + CORE * BLOCK, vectors + 2 * CORE * BLOCK);
+
+    load_rows(net.old_said, GROUPS + TERMS, lanes.rows, GROUPS + TERMS, said);
+    load_fields(a.params, lanes, GROUPS, params);
+    make_delta(a, net, lanes, {direction, raw, vectors, params}, said, said + GROUPS * BLOCK, delta);
     apply_update(a, lanes, params, delta);
 }
 
 }  // namespace
 
-extern const AnchoredKernels anchored_kernels = {logarithms, observe, project, attend, finish};
+extern const AnchoredKernels anchored_kernels = {logarithms, observe, project, attend, finish, hold};
 
 }  // namespace L2S_ISA
 }  // namespace l2s

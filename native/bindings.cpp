@@ -222,16 +222,21 @@ l2s::AnchoredArgs anchored_args(size_t N, int neighbours, const Options &bounds,
     return net;
 }
 
-// sizes: width, layers, heads, head_dim, hidden; weights: in the order of AnchoredNetwork.parameters(); latent: of the state; the others as above.
+// sizes: width, layers, heads, head_dim, hidden; weights: in the order of AnchoredNetwork.parameters(); latent, said: of the state, the new ones
+// missing where the network is not asked; the others as above.
 void anchored_step(Flats<const float> params, Flats<const float> grads, Flats<const float> old, Array<const int32_t, -1> count, Flats<float> new_params,
                    Flats<float> new_moments, Array<int32_t, -1> new_count, Options constants, int neighbours, Options bounds,
                    Array<const int32_t, -1> read, Array<const int32_t, -1> noise, int step, Array<const int64_t, -1, -1> candidates, Flats<const float> memory,
                    Array<const int32_t, -1> last_seen, Flats<float> new_memory, Array<int32_t, -1> new_last_seen, int num_threads, std::vector<int> sizes,
-                   Array<const float, -1> weights, Array<const float, -1, -1> latent, Array<float, -1, -1> new_latent) {
+                   Array<const float, -1> weights, Array<const float, -1, -1> latent, Maybe<float, -1, -1> new_latent,
+                   Array<const float, -1, l2s::GROUPS + l2s::TERMS> said, Maybe<float, -1, l2s::GROUPS + l2s::TERMS> new_said) {
     auto a = update_args(params, grads, old, count, new_params, new_moments, new_count, constants);
     auto net = anchored_args(size_t(a.N), neighbours, bounds, read, noise, step, candidates, memory, last_seen, new_memory, new_last_seen);
-    check(sizes.size() == 5 && latent.shape(0) == size_t(a.N) && new_latent.shape(0) == latent.shape(0) && new_latent.shape(1) == latent.shape(1), "configuration");
-    net.latent = int(latent.shape(1)), net.old_latent = latent.data(), net.new_latent = new_latent.data();
+    check(sizes.size() == 5 && latent.shape(0) == size_t(a.N) && said.shape(0) == size_t(a.N) && !new_latent == !new_said, "configuration");
+    check(!new_latent || (new_latent->shape(0) == latent.shape(0) && new_latent->shape(1) == latent.shape(1) && new_said->shape(0) == size_t(a.N)), "configuration");
+    net.speaks = bool(new_latent);
+    net.latent = int(latent.shape(1)), net.old_latent = latent.data(), net.new_latent = pointer(new_latent);
+    net.old_said = said.data(), net.new_said = pointer(new_said);
     for (const int size : {sizes[0], sizes[1] + 1, sizes[2], sizes[3], sizes[4], net.latent}) check(size > 0 && size < (1 << 16), "configuration");
     net.width = sizes[0], net.layers = sizes[1], net.heads = sizes[2], net.head_dim = sizes[3], net.hidden = sizes[4];
     net.weights = weights.data(), net.num_weights = int64_t(weights.shape(0));

@@ -12,15 +12,15 @@ struct Step {
     vec_f mean_scale, trust, fading, late;  // fading: of pulls; late: how much steps have shrunk
 };
 
-// Tiles of PARAMS rows.
+// Tiles of PARAMS rows, and `vectors` of AnchoredArgs.
 struct Tiles {
-    const float *direction, *raw, *params;
+    const float *direction, *raw, *vectors, *params;
 };
 
-L2S_INLINE Step step_at(const AnchoredArgs &net, int64_t block, const Tiles &tiles, const float *counts, int j) {
+L2S_INLINE Step step_at(const AnchoredArgs &net, const Tiles &tiles, const float *counts, int j) {
     Step s;
     s.direction = tiles.direction + j, s.raw = tiles.raw + j, s.params = tiles.params + j;
-    s.slow = net.vectors + block * 3 * CORE * BLOCK + j, s.near_direction = s.slow + CORE * BLOCK, s.near_offset = s.near_direction + CORE * BLOCK;
+    s.slow = tiles.vectors + j, s.near_direction = s.slow + CORE * BLOCK, s.near_offset = s.near_direction + CORE * BLOCK;
     const float *scales = s.params + STARTS[2] * BLOCK;
     s.mean_scale = (load(scales) + load(scales + BLOCK) + load(scales + 2 * BLOCK)) * (1.0f / 3);
     const vec_f count = load(counts + j), old = count * (1.0f / net.trust_age);
@@ -66,12 +66,12 @@ L2S_INLINE vec_f bounded_correction(const AnchoredArgs &net, const Step &s, int 
 }
 
 // delta (PARAMS rows) = (direction + correction) * size * gain + decay. `gains` (GROUPS rows): logarithms, before they are squashed.
-L2S_INLINE void make_delta(const UpdateArgs &a, const AnchoredArgs &net, const Lanes &lanes, int64_t block, const Tiles &tiles, const float *gains,
+L2S_INLINE void make_delta(const UpdateArgs &a, const AnchoredArgs &net, const Lanes &lanes, const Tiles &tiles, const float *gains,
                            const float *coefficients, float *delta) {
     alignas(64) float counts[BLOCK];
     load_counts(a, lanes, counts);
     for (int j = 0; j < BLOCK; j += VEC) {
-        const Step s = step_at(net, block, tiles, counts, j);
+        const Step s = step_at(net, tiles, counts, j);
         const vec_f scarce = s.late * (1.0f - net.plenty), rounding = scarce * net.decay_anisotropy, dulling = scarce * net.decay_shN;
         vec_f sizes[GROUPS];
         step_sizes(a, lanes, j, sizes);

@@ -10,7 +10,7 @@ namespace {
 constexpr int OUTPUTS = GROUPS + TERMS;
 
 L2S_INLINE Tiles tiles_of(const AnchoredArgs &net, int64_t block, const float *params) {
-    return {net.direction + block * PARAMS * BLOCK, net.raw + block * PARAMS * BLOCK, params};
+    return {net.direction + block * PARAMS * BLOCK, net.raw + block * PARAMS * BLOCK, net.vectors + block * 3 * CORE * BLOCK, params};
 }
 
 void finish(const UpdateArgs &a, const AnchoredArgs &net, int64_t block) {
@@ -18,7 +18,7 @@ void finish(const UpdateArgs &a, const AnchoredArgs &net, int64_t block) {
     alignas(64) float outputs[OUTPUTS * BLOCK], params[PARAMS * BLOCK], delta[PARAMS * BLOCK];
     load_rows(net.outputs, OUTPUTS, lanes.number, OUTPUTS, outputs);
     load_fields(a.params, lanes, GROUPS, params);
-    make_delta(a, net, lanes, block, tiles_of(net, block, params), outputs, outputs + GROUPS * BLOCK, delta);
+    make_delta(a, net, lanes, tiles_of(net, block, params), outputs, outputs + GROUPS * BLOCK, delta);
     apply_update(a, lanes, params, delta);
 }
 
@@ -55,10 +55,10 @@ void backward(const UpdateArgs &a, const AnchoredArgs &net, const float *const *
     load_fields(v_params, lanes, GROUPS, v);
     load_counts(a, lanes, counts);
     const float *coefficients = outputs + GROUPS * BLOCK;
-    make_delta(a, net, lanes, block, tiles_of(net, block, params), outputs, coefficients, delta);
+    make_delta(a, net, lanes, tiles_of(net, block, params), outputs, coefficients, delta);
     apply_update_backward(a, params, delta, v);
     for (int j = 0; j < BLOCK; j += VEC) {
-        const Step s = step_at(net, block, tiles_of(net, block, params), counts, j);
+        const Step s = step_at(net, tiles_of(net, block, params), counts, j);
         vec_f sizes[GROUPS];
         step_sizes(a, lanes, j, sizes);
         for (int group = 0; group < GROUPS; ++group) {

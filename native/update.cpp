@@ -106,6 +106,15 @@ void observe(const UpdateArgs &args, AnchoredArgs &a, Arena &kept, Arena &scratc
     for_blocks(a, blocks, num_threads, [&](int64_t block, float *work) { kernels.observe(args, a, block, work); });
 }
 
+// A step in which what the network said last is taken. The latent state stays.
+void run_held(UpdateArgs &args, AnchoredArgs &a, int num_threads) {
+    const int64_t blocks = ceil_div(args.n, BLOCK);
+    Arena scratch;
+    scratch.want(a.near, args.n * NEAR), scratch.want(a.chosen, blocks * a.neighbours * BLOCK);
+    parallel_for(blocks, num_threads, [&](int64_t block) { L2S_KERNELS(update_kernels).glance(args, a, block); });
+    parallel_for(blocks, num_threads, [&](int64_t block) { L2S_KERNELS(anchored_kernels).hold(args, a, block); });
+}
+
 void run_anchored(UpdateArgs &args, AnchoredArgs &a, int num_threads) {
     const auto &kernels = L2S_KERNELS(anchored_kernels);
     std::vector<Attention> attention;
@@ -187,7 +196,9 @@ void update_step(UpdateArgs &args, AnchoredArgs *anchored, int num_threads) {
     num_threads = worth_waking(args, num_threads);
     const auto numbers = sort_out(args, anchored, num_threads);
     if (args.n == 0) return;
-    if (anchored)
+    if (anchored && !anchored->speaks)
+        run_held(args, *anchored, num_threads);
+    else if (anchored)
         run_anchored(args, *anchored, num_threads);
     else
         parallel_for(ceil_div(args.n, BLOCK), num_threads, [&](int64_t block) { L2S_KERNELS(update_kernels).nominal(args, block); });

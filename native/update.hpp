@@ -53,6 +53,7 @@ struct AnchoredArgs {
     int width, latent, layers, heads, head_dim, hidden, neighbours;  // neighbours: the Gaussian itself included
     int num_candidates, num_read, num_noise;                         // num_noise 0: no magnitude path
     const int32_t *read, *noise;  // rows of the table of features that the network and the magnitude path read
+    bool speaks;  // whether the network is asked in this step; else what it said last is taken
     float max_log_growth, max_log_shrink, max_correction, trained_age, pull_age, trust_age, plenty, scarcity, wideness, decay_anisotropy, decay_shN;
     int32_t step;
     const int64_t *candidates;  // (N, num_candidates)
@@ -62,6 +63,8 @@ struct AnchoredArgs {
     int32_t *new_last_seen;
     const float *weights;  // all of them, in the order of AnchoredNetwork.parameters()
     int64_t num_weights;
+    const float *old_said;  // (N, GROUPS + TERMS): log-gains before they are squashed, coefficients
+    float *new_said;        // null where it stays, as the latent state does then, or where nobody wants to know
 
     Dense own, memory, head1, head2;  // found in `weights` by the step
     const float *overall, *relation, *magnitude;
@@ -96,6 +99,7 @@ struct UpdateKernels {
     void (*sort_out)(const UpdateArgs &, const AnchoredArgs *, int64_t begin, int64_t end);  // position 0: seen, -1: unseen, and then copied
     void (*nominal)(const UpdateArgs &, int64_t block);
     void (*moments)(const UpdateArgs &, const AnchoredArgs &, int64_t block);
+    void (*glance)(const UpdateArgs &, const AnchoredArgs &, int64_t block);  // of `moments` only `near`
 };
 struct AnchoredKernels {
     void (*logarithms)(float *values, int64_t n);
@@ -103,6 +107,7 @@ struct AnchoredKernels {
     void (*project)(const AnchoredArgs &, int64_t n, int layer, int64_t block, float *work);  // to queries, keys and values
     void (*attend)(const UpdateArgs &, const AnchoredArgs &, int layer, int64_t block, float *work);
     void (*finish)(const UpdateArgs &, const AnchoredArgs &, int64_t block, float *work);
+    void (*hold)(const UpdateArgs &, const AnchoredArgs &, int64_t block);  // all of a step that does not ask the network, after `glance`
 };
 L2S_DECLARE_KERNELS(UpdateKernels, update_kernels)
 L2S_DECLARE_KERNELS(AnchoredKernels, anchored_kernels)

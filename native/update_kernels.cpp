@@ -23,6 +23,26 @@ L2S_INLINE float sum_magnitudes(const float *p, int count) {
     return sum;
 }
 
+// What a bias-corrected moment is multiplied with: 1 / (1 - beta1^count), 1 / sqrt(1 - beta2^count).
+struct Corrections {
+    vec_f first, second;
+};
+L2S_INLINE Corrections corrections(const UpdateArgs &a, vec_f count) {
+    const vec_f c1 = -expm1_negative(clamp(count * a.log_beta1, -87.0f, 0.0f)), c2 = -expm1_negative(clamp(count * a.log_beta2, -87.0f, 0.0f));
+    return {1.0f / c1, 1.0f / vsqrt(c2)};
+}
+
+struct Stepped {
+    vec_f m, v, inverse_root, direction;
+};
+L2S_INLINE Stepped step_moments(const UpdateArgs &a, const Corrections &c, vec_f g, vec_f m, vec_f v) {
+    Stepped s;
+    s.m = m + a.rest1 * (g - m), s.v = v * (1.0f - a.rest2) + a.rest2 * (g * g);
+    s.inverse_root = reciprocal(vsqrt(s.v) * c.second + ADAM_EPS);
+    s.direction = clamp(s.m * s.inverse_root * c.first, -a.max_direction, a.max_direction);
+    return s;
+}
+
 template <class T> L2S_INLINE void copy_row(T *to, const T *from, int64_t row, int64_t width) {
     __builtin_memcpy(to + row * width, from + row * width, size_t(width) * sizeof(T));
 }
@@ -41,7 +61,8 @@ void sort_out(const UpdateArgs &a, const AnchoredArgs *anchored, int64_t begin, 
         copy_row(a.new_v, a.v, i, PARAMS);
         a.new_count[i] = a.count[i];
         if (!anchored) continue;
-        copy_row(anchored->new_latent, anchored->old_latent, i, anchored->latent);
+        if (anchored->speaks) copy_row(anchored->new_latent, anchored->old_latent, i, anchored->latent);
+        if (anchored->new_said) copy_row(anchored->new_said, anchored->old_said, i, GROUPS + TERMS);
         copy_row(anchored->new_slow, anchored->old_slow, i, CORE);
         copy_row(anchored->new_running, anchored->old_running, i, GROUPS);
         anchored->new_seen_rate[i] = anchored->old_seen_rate[i];
@@ -64,6 +85,15 @@ void nominal(const UpdateArgs &a, int64_t block) {
     apply_update(a, lanes, params, direction);
 }
 
+// The rows of `near`.
+L2S_INLINE void show(const UpdateArgs &a, const AnchoredArgs &anchored, const Lanes &lanes, const float *direction) {
+    alignas(64) float near[NEAR * BLOCK];
+    load_fields(a.params, lanes, GROUPS - 1, near);
+    for (int i = 0; i < CORE * BLOCK; ++i) near[NEAR / 2 * BLOCK + i] = direction[i];
+    for (int i = CORE * BLOCK; i < NEAR / 2 * BLOCK; ++i) near[i] = near[NEAR / 2 * BLOCK + i] = 0;
+    store_rows(anchored.near, NEAR, lanes.number, NEAR, near);
+}
+
 void moments(const UpdateArgs &a, const AnchoredArgs &anchored, int64_t block) {
     const Lanes lanes = lanes_of(a.rows, a.n, block);
     alignas(64) float direction[PARAMS * BLOCK], raw[PARAMS * BLOCK];
@@ -73,11 +103,22 @@ void moments(const UpdateArgs &a, const AnchoredArgs &anchored, int64_t block) {
     update_moments(a, lanes, out, kept);
     for (int group = 0; group < GROUPS; ++group)
         for (int lane = 0; lane < lanes.used; ++lane) anchored.sizes[group * a.n + lanes.number[lane]] = out.stats[group * BLOCK + lane];
-    alignas(64) float near[NEAR * BLOCK];
-    load_fields(a.params, lanes, GROUPS - 1, near);
-    for (int i = 0; i < CORE * BLOCK; ++i) near[NEAR / 2 * BLOCK + i] = out.direction[i];
-    for (int i = CORE * BLOCK; i < NEAR / 2 * BLOCK; ++i) near[i] = near[NEAR / 2 * BLOCK + i] = 0;
-    store_rows(anchored.near, NEAR, lanes.number, NEAR, near);
+    show(a, anchored, lanes, out.direction);
+}
+
+void glance(const UpdateArgs &a, const AnchoredArgs &anchored, int64_t block) {
+    const Lanes lanes = lanes_of(a.rows, a.n, block);
+    alignas(64) float grads[CORE * BLOCK], m[NEAR / 2 * BLOCK], v[NEAR / 2 * BLOCK];  // NEAR / 2: CORE, filled up to whole vectors
+    load_fields(a.grads, lanes, GROUPS - 1, grads);
+    load_rows(a.m, PARAMS, lanes.rows, NEAR / 2, m);
+    load_rows(a.v, PARAMS, lanes.rows, NEAR / 2, v);
+    for (int j = 0; j < BLOCK; j += VEC) {
+        vec_f count;
+        for (int i = 0; i < VEC; ++i) count[i] = float(a.count[lanes.rows[j + i]] + 1);
+        const Corrections c = corrections(a, count);
+        for (int at = j; at < CORE * BLOCK; at += BLOCK) store<float>(m + at, step_moments(a, c, load(grads + at), load(m + at), load(v + at)).direction);
+    }
+    show(a, anchored, lanes, m);
 }
 
 }  // namespace
@@ -93,23 +134,19 @@ void update_moments(const UpdateArgs &a, const Lanes &lanes, const Moments &out,
         counts[lane] = float(count);
     }
     for (int j = 0; j < BLOCK; j += VEC) {
-        const vec_f count = load(counts + j);
-        const vec_f c1 = -expm1_negative(clamp(count * a.log_beta1, -87.0f, 0.0f)), c2 = -expm1_negative(clamp(count * a.log_beta2, -87.0f, 0.0f));
-        const vec_f inverse_c1 = 1.0f / c1, correction = 1.0f / vsqrt(c2);
+        const Corrections correction = corrections(a, load(counts + j));
         for (int group = 0; group < GROUPS; ++group) {
             vec_f size = {}, raw_square = {}, square = {}, product = {};
             for (int c = STARTS[group]; c < STARTS[group] + WIDTHS[group]; ++c) {
                 const int at = c * BLOCK + j;
                 const vec_f g = load(grads + at);
-                const vec_f new_m = load(m + at) + a.rest1 * (g - load(m + at)), new_v = load(v + at) * (1.0f - a.rest2) + a.rest2 * (g * g);
-                store<float>(m + at, new_m);
-                store<float>(v + at, new_v);
-                const vec_f inverse_root = reciprocal(vsqrt(new_v) * correction + ADAM_EPS);
-                const vec_f raw = clamp(g * inverse_root, -MAX_RATIO, MAX_RATIO);
-                const vec_f direction = clamp(new_m * inverse_root * inverse_c1, -a.max_direction, a.max_direction);
+                const Stepped s = step_moments(a, correction, g, load(m + at), load(v + at));
+                const vec_f raw = clamp(g * s.inverse_root, -MAX_RATIO, MAX_RATIO), direction = s.direction;
+                store<float>(m + at, s.m);
+                store<float>(v + at, s.v);
                 store<float>(out.raw + at, raw);
                 store<float>(out.direction + at, direction);
-                if (c < CORE) store<float>(out.inverse_root + at, inverse_root);
+                if (c < CORE) store<float>(out.inverse_root + at, s.inverse_root);
                 size += g < 0.0f ? -g : g;
                 raw_square += raw * raw, square += direction * direction, product += raw * direction;
             }
@@ -142,7 +179,7 @@ void apply_update(const UpdateArgs &a, const Lanes &lanes, float *params, float 
     for (int group = 0; group < GROUPS; ++group) store_rows(a.new_params[group], WIDTHS[group], lanes.rows, WIDTHS[group], params + STARTS[group] * BLOCK);
 }
 
-extern const UpdateKernels update_kernels = {sort_out, nominal, moments};
+extern const UpdateKernels update_kernels = {sort_out, nominal, moments, glance};
 
 }  // namespace L2S_ISA
 }  // namespace l2s

@@ -32,6 +32,9 @@ CONFIGS = {
     "decays": AnchoredConfig(width=8, decay_anisotropy=0.3, decay_shN=0.2, trained_age=4.0),
     "little trust": AnchoredConfig(width=8, trust_age=3.0),
     "more neighbours than listed": AnchoredConfig(width=8, neighbours=20, nominal=NominalConfig(neighbours=6)),
+    "asked now": AnchoredConfig(width=8, held_steps=1, held_from=1),
+    "held": AnchoredConfig(width=8, held_steps=2, held_from=1),
+    "too few to hold": AnchoredConfig(width=8, held_steps=2, held_from=131),
     "no momentum": AnchoredConfig(width=8, nominal=NominalConfig(beta1=0.0, beta2=0.0)),
 }
 
@@ -146,6 +149,26 @@ def test_any_configuration_agrees_with_torch_on_any_views(config, task, n, unsee
     gaussians, state = run(rule, gaussians, [some_unseen(noise(n, seed=i), seed=i) for i in range(steps)])
     grads = noise(n, seed=9)
     assert_same_step(rule, gaussians, some_unseen(grads, seed=11) if unseen else grads, replace(state, task=task), CANCELLING)
+
+
+def test_in_between_what_the_network_said_is_held():
+    """Asked at every third step and where there are new Gaussians, and not in between: then its weights do not matter."""
+    config = AnchoredConfig(width=8, held_steps=2, held_from=130)
+    rule, gaussians = trained(config, scale=0.2), cloud(130)
+    gaussians, state = run(rule, gaussians, [noise(130, seed=i) for i in range(4)])  # asked at steps 0 and 3
+    for step in (4, 5):
+        assert state.step == step
+        other = trained(config, scale=0.4)
+        (new, after), (same, _) = (r.step(gaussians, noise(130, seed=step), state) for r in (rule, other))
+        assert torch.equal(new.flatten(), same.flatten())
+        assert all(torch.equal(after.tensors[name], state.tensors[name]) for name in ("said", "latent"))
+        assert not torch.equal(after.tensors["slow"], state.tensors["slow"])
+        gaussians, state = new, after
+    assert not torch.equal(rule.step(gaussians, noise(130, seed=6), state)[1].tensors["said"], state.tensors["said"])
+    grown = rule.grow(replace(state, step=5), torch.tensor([-1]), torch.Generator().manual_seed(1))
+    assert bool((grown.tensors["said"][130] == 0).all())
+    more = Gaussians.cat([gaussians, cloud(1)])
+    assert bool((rule.step(more, noise(131, seed=6), grown)[1].tensors["said"][130] != 0).any())
 
 
 def test_fresh_and_grown_rows_agree_with_torch():

@@ -48,18 +48,30 @@ def nominal_step(
 
 
 def anchored_step(
-    gaussians: Gaussians, grads: Gaussians, state: OptState, spacing: Tensor, neighbours: Tensor, config: AnchoredConfig, network: AnchoredNetwork
+    gaussians: Gaussians,
+    grads: Gaussians,
+    state: OptState,
+    spacing: Tensor,
+    neighbours: Tensor,
+    config: AnchoredConfig,
+    network: AnchoredNetwork,
+    *,
+    speaks: bool,
 ) -> tuple[Gaussians, dict[str, Tensor]]:
-    """The new Gaussians, and all new state tensors but `spacing` and `neighbours`. The weights are read anew at every call."""
+    """The new Gaussians, and all new state tensors but `spacing` and `neighbours`. The weights are read anew at every call.
+
+    `speaks`: whether the network is asked; else what it said last is taken.
+    """
     from .. import _native
 
     weights = torch.cat([parameter.detach().reshape(-1) for parameter in network.parameters()])
     sizes = [config.width, config.blocks, config.heads, config.head_dim, config.mlp_ratio * config.width]
     new, tensors, arguments = _arguments(gaussians, grads, state, spacing, neighbours, config)
-    old = state.tensors["latent"]
-    latent = torch.empty_like(old, memory_format=torch.contiguous_format)
-    _native.anchored_step(*arguments, sizes, weights.numpy(), _array(old), latent.numpy())
-    return new, {**tensors, "latent": latent}
+    kept = {name: state.tensors[name] for name in ("latent", "said")}
+    written = {name: torch.empty_like(old, memory_format=torch.contiguous_format) for name, old in kept.items()} if speaks else {}
+    pairs = [array for name, old in kept.items() for array in (_array(old), written[name].numpy() if speaks else None)]
+    _native.anchored_step(*arguments, sizes, weights.numpy(), *pairs)
+    return new, {**tensors, **kept, **written}
 
 
 @dataclass(frozen=True)
@@ -76,9 +88,9 @@ class Ends:
     new: Gaussians  # Written by `finish`; the unseen are there already.
     native: StepEnds
 
-    def finish(self, log_gains: Tensor, coefficients: Tensor) -> Gaussians:
+    def finish(self, outputs: Tensor) -> Gaussians:
         """The new Gaussians, with a graph to what the network says: log-gains (n, 6) before they are squashed, coefficients (n, NUM_TERMS)."""
-        return Gaussians(*_Finish.apply(torch.cat([log_gains, coefficients], dim=1), self))
+        return Gaussians(*_Finish.apply(outputs, self))
 
 
 def step_ends(gaussians: Gaussians, grads: Gaussians, state: OptState, spacing: Tensor, neighbours: Tensor, config: AnchoredConfig) -> Ends:

@@ -101,6 +101,8 @@ class AnchoredConfig:
     trust_age: float = 1e9  # Steps: of a Gaussian that was seen so often the network decides by half where views are many and close (`trust`).
     decay_anisotropy: float = 0.0  # Share that the log-scales of a Gaussian lose with each step of their distance from their mean, ...
     decay_shN: float = 0.0  # ... and share that shN loses, where views are few or far apart.
+    held_steps: int = 0  # Steps for which what the network said is held before it is asked again, ...
+    held_from: int = 10_000  # ... where there are so many Gaussians; with fewer, rendering costs more than the network.
     features: tuple[str, ...] = NETWORK_FEATURES  # What the network reads; shorten it to ablate.
     nominal: NominalConfig = field(default_factory=NominalConfig)
 
@@ -113,6 +115,8 @@ class AnchoredConfig:
             raise OptionError(f"the anchored network needs positive sizes, got {self}")
         if min(self.max_log_growth, self.max_log_shrink, self.max_correction, self.trained_age, self.few_age, self.pull_age, self.trust_age) <= 0:
             raise OptionError(f"the bounds of the anchored rule must be above 0, got {self}")
+        if self.held_steps < 0 or self.held_from < 1:
+            raise OptionError(f"the anchored rule needs held_steps of 0 or more and held_from of 1 or more, got {self}")
         if not (0 <= self.decay_anisotropy < 1 and 0 <= self.decay_shN < 1):
             raise OptionError(f"the decays of the anchored rule must be within [0, 1), got {self}")
 
@@ -192,6 +196,7 @@ class Anchored(UpdateRule):
             "spacing": unknown_spacing(means),
             "neighbours": torch.arange(n, device=device).unsqueeze(1).repeat(1, self.num_candidates),
             "latent": torch.zeros(n, self.config.latent, dtype=self.network.own.weight.dtype, device=device),
+            "said": torch.zeros(n, NUM_GROUPS + NUM_TERMS, dtype=self.network.own.weight.dtype, device=device),
             "slow": means.new_zeros(n, CORE),
             "running": means.new_zeros(n, NUM_GROUPS),
             "seen_rate": means.new_ones(n),
@@ -208,7 +213,8 @@ class Anchored(UpdateRule):
             if not _native_step.applies(gaussians, grads, state.tensors, self.network.parameters()):
                 return self.update(gaussians, grads, state)
             spacing, neighbours = self._refreshed(gaussians.means, state)
-            new, tensors = _native_step.anchored_step(gaussians, grads, state, spacing, neighbours, self.config, self.network)
+            speaks = self._speaks(state)
+            new, tensors = _native_step.anchored_step(gaussians, grads, state, spacing, neighbours, self.config, self.network, speaks=speaks)
             return new, replace(state, tensors={**tensors, "spacing": spacing, "neighbours": neighbours}, step=state.step + 1)
 
     def update(self, gaussians: Gaussians, grads: Gaussians, state: OptState, theta: dict[str, Tensor] | None = None) -> tuple[Gaussians, OptState]:
@@ -229,7 +235,7 @@ class Anchored(UpdateRule):
         new_state = replace(state, tensors=tensors, step=state.step + 1)
         rows = torch.nonzero(seen).squeeze(1)
         if len(rows) == 0:
-            tensors.update({name: old[name].clone() for name in ("latent", "slow", "running", "seen_rate", "last_seen")})
+            tensors.update({name: old[name].clone() for name in ("latent", "said", "slow", "running", "seen_rate", "last_seen")})
             return gaussians.clone(), new_state
 
         everyone = len(rows) == len(seen)
@@ -259,7 +265,7 @@ class Anchored(UpdateRule):
             exists=exists,
         )
         observed = observe(known)
-        latent = take(old["latent"])
+        latent, said = take(old["latent"]), take(old["said"])
         inputs = (
             torch.cat([observed.features[name] for name in config.features], dim=1).to(latent.dtype),
             torch.cat([observed.features[name] for name in MAGNITUDE_FEATURES], dim=1).to(latent.dtype),
@@ -269,7 +275,10 @@ class Anchored(UpdateRule):
             neighbours,
             exists,
         )
-        log_gains, coefficients, latent = self.network(*inputs) if theta is None else torch.func.functional_call(self.network, theta, inputs)
+        if self._speaks(state):
+            log_gains, coefficients, latent = self.network(*inputs) if theta is None else torch.func.functional_call(self.network, theta, inputs)
+            said = torch.cat([log_gains, coefficients], dim=1)
+        log_gains, coefficients = said.split([NUM_GROUPS, NUM_TERMS], dim=1)
         believed = trust(count, state.task, config.trust_age).unsqueeze(1)
         gains = torch.exp(squash(log_gains, config.max_log_shrink, config.max_log_growth).to(flat.dtype) * believed)
         late = (settled_age(state.task, config) / count).clamp_max(1.0).unsqueeze(1)
@@ -277,7 +286,7 @@ class Anchored(UpdateRule):
         delta = (known.direction + correction) * expand_groups(take(sizes) * gains * late) + decay(known.flat, state.task, config) * late
         delta = put(torch.zeros_like(flat), delta)
 
-        for name, values in {"latent": latent, "slow": known.slow, "running": observed.running, "seen_rate": known.seen_rate}.items():
+        for name, values in {"latent": latent, "said": said, "slow": known.slow, "running": observed.running, "seen_rate": known.seen_rate}.items():
             tensors[name] = put(old[name], values)
         tensors["last_seen"] = torch.where(seen, state.step, old["last_seen"])
         return apply_update(flat, delta, seen), new_state
@@ -286,18 +295,25 @@ class Anchored(UpdateRule):
         """`update` where the Gaussians are constants: all but the network is native, and the step has a graph to the weights and the latent state."""
         spacing, candidates = self._refreshed(gaussians.means, state)
         ends = _native_step.step_ends(gaussians, grads, state, spacing, candidates, self.config)
-        new, latent, rows = ends.new, state.tensors["latent"], ends.rows
+        new, latent, said, rows = ends.new, state.tensors["latent"], state.tensors["said"], ends.rows
         if len(rows):
             run = (len(rows) / len(gaussians), scarcity(state.task.num_views), wideness(state.task.view_angle))
             everyone = len(rows) == len(gaussians)
-            own = latent if everyone else latent[rows]
-            log_gains, coefficients, own = self.network(ends.features, ends.noise, run, own, ends.relations, ends.neighbours, ends.exists)
-            latent = own if everyone else latent.index_copy(0, rows, own)
-            new = ends.finish(log_gains, coefficients)
+            own, outputs = (latent, said) if everyone else (latent[rows], said[rows])
+            if self._speaks(state):
+                log_gains, coefficients, own = self.network(ends.features, ends.noise, run, own, ends.relations, ends.neighbours, ends.exists)
+                outputs = torch.cat([log_gains, coefficients], dim=1)
+                latent, said = (own, outputs) if everyone else (latent.index_copy(0, rows, own), said.index_copy(0, rows, outputs))
+            new = ends.finish(outputs)
         else:
-            latent = latent.clone()
-        tensors = {**ends.tensors, "spacing": spacing, "neighbours": candidates, "latent": latent}
+            latent, said = latent.clone(), said.clone()
+        tensors = {**ends.tensors, "spacing": spacing, "neighbours": candidates, "latent": latent, "said": said}
         return new, replace(state, tensors=tensors, step=state.step + 1)
+
+    def _speaks(self, state: OptState) -> bool:
+        """Whether the network is asked in this step: where there are new Gaussians, always."""
+        spacing, config = state.tensors["spacing"], self.config
+        return len(spacing) < config.held_from or state.step % (1 + config.held_steps) == 0 or bool(spacing.sum().isnan())
 
     def _refreshed(self, means: Tensor, state: OptState) -> tuple[Tensor, Tensor]:
         """Spacing and neighbour lists, on the schedule of `nominal.refreshed_spacing` and with its values."""
