@@ -224,6 +224,19 @@ def test_a_loss_that_is_not_finite_takes_back_the_step_before(monkeypatch):
     assert [point.step for point in result.curve] == [0, 3]
 
 
+@pytest.mark.parametrize("name", ["nominal", "learned"])
+def test_a_splat_does_not_get_worse_on_the_way(name):
+    """Left alone, the first steps of an Adam-like rule cost a fitted splat more than a dB, because they are as long as steps ever are."""
+    splat = fit(SCENE, start(), "learned", steps=60).gaussians
+    plan = flat_plan(32, steps=40, seconds=None, views_per_step=3)
+    curves = []
+    for one in (replace(plan, warm=True), plan):
+        result = fit(SCENE, splat, name, plan=one, seed=0, eval_at=range(41))
+        curves.append([point.psnr for point in result.curve])
+    warm, cold = (curve[0] - min(curve) for curve in curves)
+    assert cold > 1 and warm < 0.4 * cold
+
+
 def test_the_average_is_that_of_the_iterates_since_its_start():
     flat = flat_plan(32, steps=6, seconds=None, views_per_step=8)
     steps = {}

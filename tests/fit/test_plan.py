@@ -93,3 +93,10 @@ def test_what_makes_no_sense_is_a_sentence(options):
 def test_a_start_grows_by_half_at_least_and_never_shrinks():
     assert make_plan(SIZES, 60_000, steps=10).growth[-1].target == 90_000
     assert make_plan(SIZES, 200_000, steps=10).growth == ()  # nothing to add
+
+
+def test_a_splat_is_watched_before_it_is_moved():
+    plan = make_plan(SIZES, 5000, steps=100, warm=True)
+    assert [plan.share(step) for step in (0, 9, 10, 13, 17, 99)] == [0, 0, 0.125, 0.5, 1, 1]
+    assert Plan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
+    assert make_plan(SIZES, 5000, steps=100).share(0) == 1

@@ -183,6 +183,7 @@ class Fit(Command):
             num_downscales=0 if finished and self.num_downscales is None else self.num_downscales,
             density=self.densify,
             max_gaussians=self.max_gaussians,
+            warm=finished,
         )
 
     def _loading(self) -> dict[str, object]:

@@ -31,6 +31,9 @@ GROWTH_FROM, GROWTH_UNTIL = 0.04, 0.6
 STEPS_PER_GROWTH = 12  # between two events of growth, at least
 MAX_GROWTHS = {"error": 8, "default": 100, "mcmc": 100}
 AVERAGE_FROM = 0.9
+# Of a run that starts from a splat: an Adam-like rule knows at its first step only signs and moves everything as far as it ever does, 9 dB on `fern`.
+WATCHED_STEPS = 10  # without a move, while the moments become what they are in the middle of a run, ...
+EASED_STEPS = 8  # ... and then so many with a growing share of their moves
 # Gaussians at the end, for photos of REFERENCE_PIXELS: REFERENCE_COUNT where REFERENCE_STEPS steps at the last size are affordable.
 REFERENCE_PIXELS, REFERENCE_STEPS, REFERENCE_COUNT = 300_000, 90, 65_000
 COUNT_POWER = 0.3
@@ -67,6 +70,7 @@ class Plan:
     open_ended: bool = False  # ends when it has settled, at the latest after `seconds`
     average_from: float = 1.0  # progress from which the iterates are averaged; 1: never
     tail_steps: int = 0  # of an open run, once it has settled
+    warm: bool = False  # the start is a splat already: the rule watches for some steps before it moves anything (`share`)
     # What was asked for, None where the plan was free to choose: a resumed run must ask for the same.
     views_per_step: int | None = None
     num_downscales: int | None = None
@@ -90,6 +94,10 @@ class Plan:
     def due(self, progress: float) -> int:
         """How many events of growth should have happened."""
         return sum(growth.at <= progress for growth in self.growth)
+
+    def share(self, step: int) -> float:
+        """The share of its move that step `step` makes."""
+        return min(1.0, max(0.0, (step - WATCHED_STEPS + 1) / EASED_STEPS)) if self.warm else 1.0
 
     def extended(self, steps: int | None, seconds: float | None) -> Plan:
         """The plan of a run that goes on with a larger budget: what is past stays where it was, and the last stage becomes longer."""
@@ -136,6 +144,7 @@ def make_plan(
     num_downscales: int | None = None,
     density: str = "error",
     max_gaussians: int | None = None,
+    warm: bool = False,
 ) -> Plan:
     """The plan of a run.
 
@@ -148,6 +157,7 @@ def make_plan(
         num_downscales: how many times the photos are halved at the start; None: by their size.
         density: the density control; "none" keeps the Gaussians of the start.
         max_gaussians: never more.
+        warm: the start is a splat already.
 
     Raises:
         OptionError: a value makes no sense.
@@ -197,6 +207,7 @@ def make_plan(
         open_ended,
         AVERAGE_FROM,
         OPEN_STEPS // 10 if open_ended else 0,
+        warm,
         views_per_step,
         num_downscales,
         max_gaussians,

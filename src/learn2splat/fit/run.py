@@ -213,6 +213,9 @@ class FitRun:
             grads = grads.zip_map(torch.add, penalty)
         problem = (ViewsProblem(scene, run.gaussians, views),) if getattr(self.rule, "needs_problem", False) else ()
         gaussians, state = self.rule.step(run.gaussians, grads, run.state, *problem)
+        share = self.plan.share(run.step)
+        if share < 1:
+            gaussians = run.gaussians.zip_map(lambda old, new: torch.lerp(old, new, share), gaussians)
         gaussians = self.density.perturb(gaussians, progress, state.task.scene_scale, self.generator)
         if not gaussians.is_finite():
             return None
