@@ -20,7 +20,14 @@ $(VENV)/.ready: pyproject.toml CMakeLists.txt $(wildcard native/*.*pp)
 
 setup: $(VENV)/.ready
 
-demo: setup
+# What a user installs, without the tools of development.
+$(VENV)/.installed: pyproject.toml CMakeLists.txt $(wildcard native/*.*pp)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -c "import torch" 2>/dev/null || $(BIN)/pip install -q $(TORCH)
+	test -e $(VENV)/.ready || $(BIN)/pip install -q .
+	touch $@
+
+demo: $(VENV)/.installed
 	$(BIN)/learn2splat demo --out out/demo
 
 test: setup lint

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 import learn2splat as l2s
-from learn2splat.gaussians import init_from_points, save_ply, transform_gaussians
+from learn2splat.gaussians import init_from_points
 
 
 def main(path: Path, ply: Path, steps: int, long_side: int, max_points: int) -> None:
@@ -17,8 +17,7 @@ def main(path: Path, ply: Path, steps: int, long_side: int, max_points: int) -> 
     start = init_from_points(scene.points, scene.colors, max_points=max_points, generator=torch.Generator().manual_seed(0))
     result = l2s.fit(scene, start, l2s.make_optimizer("learned"), steps=steps)
     print(f"{scene.name}: {result.curve[0].psnr:.2f} dB before, {result.psnr:.2f} dB after {steps} steps ({result.seconds:.1f} s)")
-    # Optimization runs in a normalised frame; the file gets the frame of your cameras back.
-    save_ply(ply, transform_gaussians(result.gaussians, scene.to_normalised.inverse()))
+    result.save_ply(ply)  # Optimization runs in a normalised frame; the file gets the frame of your cameras back.
     print(f"wrote {ply}")
 
 

@@ -69,3 +69,12 @@ def _cpu_name() -> str:
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
     return platform.processor() or platform.machine()
+
+
+def most_gaussians() -> int | None:
+    """How many Gaussians a fit could hold in the memory of this machine, roughly: parameters, gradients, moments and what rendering needs, 3 kB each.
+    None where the system does not tell."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 3000
+    except (AttributeError, ValueError, OSError):
+        return None

@@ -193,13 +193,13 @@ def test_values_that_make_no_sense(scene_folder, fitted, tmp_path, sentence):
     out = ("--out", tmp_path / "out")
     assert "unknown optimizer 'adamm'" in sentence("fit", scene_folder, "--optimizer", "adamm", *out)
     assert "steps must be 0 or more" in sentence("fit", scene_folder, "--steps", "-1", *out)
-    assert "max_seconds must be positive" in sentence("fit", scene_folder, "--max-seconds", "-1", *out)
-    assert "views_per_step must be at least 1" in sentence("fit", scene_folder, "--views-per-step", "0", *out)
+    assert "--max-seconds must be positive" in sentence("fit", scene_folder, "--max-seconds", "-1", *out)
+    assert "--views-per-step must be at least 1" in sentence("fit", scene_folder, "--views-per-step", "0", *out)
     assert "--max-points must be at least 1" in sentence("fit", scene_folder, "--max-points", "0", *out)
-    assert "long_side" in sentence("fit", scene_folder, "--long-side", "-1", *out)
-    assert "test_every" in sentence("fit", scene_folder, "--test-every", "1", *out)
+    assert "--long-side" in sentence("fit", scene_folder, "--long-side", "-1", *out)
+    assert "--test-every" in sentence("fit", scene_folder, "--test-every", "1", *out)
     assert "--init must be" in sentence("fit", scene_folder, "--init", "sparse", *out)
-    assert "save_every must be positive" in sentence("fit", scene_folder, "--save-every", "0", *out)
+    assert "--save-every must be positive" in sentence("fit", scene_folder, "--save-every", "0", *out)
     assert "no result in" in sentence("eval", tmp_path)
     assert "--frames must be at least 2" in sentence("render", fitted, "--frames", "1")
     assert "an .mp4 file" in sentence("render", fitted, "--out", tmp_path / "video.gif")
@@ -214,3 +214,23 @@ def test_debug_shows_the_trace(tmp_path):
 def test_an_unknown_option_is_refused(scene_folder, capsys):
     assert main(["fit", str(scene_folder), "--stpes", "3"]) == 2
     assert "stpes" in capsys.readouterr().err
+
+
+def test_messages_name_options_and_what_was_meant(scene_folder, tmp_path, monkeypatch, capsys, sentence):
+    monkeypatch.chdir(tmp_path)
+    assert sentence("fit", scene_folder, "--optimizer", "adam", "--weights", "x").startswith("adam has no weights: they go with learned")
+    assert "--long-side must be" in sentence("fit", scene_folder, "--long-side", "-3")
+    assert "too small" in sentence("fit", scene_folder, "--long-side", "8") and not (tmp_path / "out").exists()
+    assert "memory of this machine" in sentence("fit", scene_folder, "--init", "random", "--max-points", 2_000_000_000)
+    assert "single learning rate" in sentence("fit", scene_folder, "--set", "lr=1")
+    assert main(["fitt", str(scene_folder)]) == 2
+    assert "did you mean fit?" in capsys.readouterr().err
+    assert main(["fit", str(scene_folder), "--optimizer", "learned@paper", "--steps", "1", "--no-report"]) == 0
+
+
+def test_too_large_a_picture_is_one_sentence(fitted, monkeypatch, sentence):
+    def no_memory(*_, **__):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 90000000000 bytes")
+
+    monkeypatch.setattr("learn2splat.cli.render._rendered", no_memory)
+    assert "not enough memory" in sentence("render", fitted, "--width", 100_000, "--frames", 2)

@@ -361,7 +361,7 @@ def test_unreadable_states():
 def test_make_optimizer_names_and_options():
     with pytest.raises(OptionError, match=r"unknown optimizer 'adma': choose one of adam, .*nominal.*paper"):
         make_optimizer("adma")
-    with pytest.raises(OptionError, match=r"adam: .*'learning_rate'"):
+    with pytest.raises(OptionError, match="adam has no option learning_rate"):
         make_optimizer("adam", learning_rate=1.0)
     with pytest.raises(OptionError, match="sh0 of Adam must be above 0, got -1"):
         make_optimizer("adam", sh0=-1)

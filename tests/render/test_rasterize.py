@@ -477,3 +477,23 @@ def test_thread_variable_is_checked(monkeypatch):
     monkeypatch.setitem(os.environ, "LEARN2SPLAT_NUM_THREADS", "0")
     with pytest.raises(OptionError, match="LEARN2SPLAT_NUM_THREADS"):
         rasterize(**random_scene(0, 10))
+
+
+def test_calls_written_for_gsplat_run():
+    """Its positional planes, its tuning arguments, and colours of any number of channels, three at a time."""
+    scene = random_scene(30, 40, cameras=2, sh_degree=3)
+    splat = [scene[key] for key in ("means", "quats", "scales", "opacities")]
+    camera = [scene[key] for key in ("viewmats", "Ks", "width", "height")]
+    plain = rasterize(*splat, scene["colors"], *camera, sh_degree=3)[0]
+    assert torch.equal(rasterize(*splat, scene["colors"], *camera, 0.01, 1e10, 0.0, 0.3, 3, True, 8, sparse_grad=True)[0], plain)
+    with pytest.raises(OptionError, match="radius_clip"):
+        rasterize(*splat, scene["colors"], *camera, radius_clip=1.0, sh_degree=3)
+    channels = torch.rand(40, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    behind = torch.rand(2, 7, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    render, alpha, _ = rasterize(*splat, channels, *camera, backgrounds=behind, render_mode="RGB+D")
+    assert render.shape[-1] == 8
+    for columns in ([0, 1, 2], [2, 3, 4], [6, 6, 6]):
+        three, background = channels[:, columns].contiguous(), behind[:, columns].contiguous()
+        expected, same, _ = rasterize(*splat, three, *camera, backgrounds=background, render_mode="RGB+D")
+        torch.testing.assert_close(render[..., columns], expected[..., :3], rtol=0, atol=1e-12)
+        assert torch.equal(alpha, same) and torch.equal(render[..., -1], expected[..., -1])

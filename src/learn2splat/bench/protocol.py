@@ -172,8 +172,7 @@ class Contender:
 
     def make(self) -> UpdateRule:
         """A new rule. Raises OptionError or CheckpointError where there is none."""
-        name, weights = [*_split(self.optimizer, "@", 1), ""][:2]
-        return make_optimizer(name, **({"weights": weights} if weights else {}))
+        return make_optimizer(self.optimizer)
 
 
 def _split(spec: str, mark: str, times: int = -1) -> list[str]:

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from .. import _openmp as _openmp  # isort: skip  # first: before torch is loaded
 
+import difflib
 import io
+import re
 import sys
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, get_args
 
 import tyro
 
@@ -43,6 +45,9 @@ Commands = (
     | Annotated[Report, tyro.conf.subcommand("report")]
 )
 
+NAMES = [get_args(kind)[1].name for kind in get_args(Commands)]
+# Functions name their arguments; here they are options.
+OPTIONS = re.compile(r"(?<![\w/.'-])(long_side|data_factor|test_every|max_seconds|views_per_step|save_every|max_points)(?![\w/.'=])")
 STOPPED = 130  # As shells have it.
 
 
@@ -59,11 +64,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         command: Command = tyro.cli(
             Commands,
             prog="learn2splat",
-            description="Fit 3D Gaussian Splatting scenes with a learned optimizer, on a CPU or a GPU. --version: which one this is.",
+            description="Fit 3D Gaussian Splatting scenes with a learned optimizer, on a CPU. --version: which one this is.",
             args=arguments,
             config=(tyro.conf.FlagCreatePairsOff,),
         )
     except SystemExit as parsed:  # tyro has printed the help, or what is wrong with the arguments
+        if parsed.code and arguments and (near := difflib.get_close_matches(arguments[0], NAMES, 1)) and arguments[0] not in NAMES:
+            print(f"learn2splat: there is no command {arguments[0]}: did you mean {near[0]}?", file=sys.stderr)
         return int(parsed.code or 0)
     try:
         command.run()
@@ -71,14 +78,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(str(error), error, command.debug)
     except Interrupted as error:
         return _fail(str(error), error, command.debug, STOPPED)
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "allocate memory" not in str(error):
+            raise
+        message = "there is not enough memory: fewer Gaussians (--max-gaussians, --max-points) or pixels (--long-side, --width) need less"
+        return _fail(message, error, command.debug)
     except KeyboardInterrupt as error:
         return _fail("stopped by Ctrl-C; what had been saved before is intact", error, command.debug, STOPPED)
     return 0
+
+
+def _as_option(match: re.Match) -> str:
+    return "--" + match[1].replace("_", "-")
 
 
 def _fail(message: str, error: BaseException, debug: bool, code: int = 2) -> int:
     """One sentence for the user, or everything for whoever looks for a bug."""
     if debug:
         raise error
+    message = OPTIONS.sub(_as_option, message)
     print("learn2splat: " + " ".join(message.split()), file=sys.stderr)
     return code

@@ -20,6 +20,7 @@ from ..fit.measure import measured_step_seconds
 from ..fit.options import check_options
 from ..gaussians import Gaussians, init_from_points, init_random, load_cloud
 from ..initializers import feedforward_start, few_points, stereo_init
+from ..machine import most_gaussians
 from ..optimizers import make_optimizer
 from ..scenes import Scene
 from . import result as saved
@@ -54,7 +55,11 @@ RANDOM_START = 5000  # Gaussians of --init random where the scene has no points 
 
 @dataclass(frozen=True)
 class Fit(Command):
-    """Fit Gaussians to the photos of a scene; every 8th photo is held out to measure the quality."""
+    """Fit Gaussians to the photos of a scene; every 8th photo is held out to measure the quality.
+
+    learn2splat fit my_scene --max-seconds 60 --out out/mine        the best splat within a minute
+    learn2splat fit my_scene --out out/mine --resume --max-seconds 300        and on from there
+    """
 
     scene: ScenePath
     """Folder of COLMAP output (images, sparse/0) or with a transforms.json."""
@@ -85,7 +90,7 @@ class Fit(Command):
     max_points: MaybeInt = None
     """Start from at most so many points, drawn at random."""
     test_every: int = 8
-    """Hold out the first and then every so-many-th photo of the sorted names."""
+    """Hold out the first and then every so-many-th photo of the sorted names; 0: fit all of them, and score fitted ones."""
     no_masks: Flag = False
     """Fit and score also what masks (folder masks/, mask_path) or transparent pixels hide."""
     background: Annotated[Literal["white", "black"] | None, tyro.conf.arg(metavar="{white,black}", help_behavior_hint="")] = None
@@ -161,9 +166,9 @@ class Fit(Command):
         """Raise for numbers that make no sense."""
         make_density(self.densify)
         if self.views_per_step is not None and self.views_per_step < 1:
-            raise OptionError(f"views_per_step must be at least 1, got {self.views_per_step}")
+            raise OptionError(f"--views-per-step must be at least 1, got {self.views_per_step}")
         if not self.save_every > 0:
-            raise OptionError(f"save_every must be positive, got {self.save_every}")
+            raise OptionError(f"--save-every must be positive, got {self.save_every}")
 
     def _plan(self, scene: Scene, gaussians: Gaussians, folder: Path, finished: bool) -> Plan:
         """What happens when. A run that is resumed has its plan in its checkpoint, so there nothing is measured.
@@ -281,6 +286,8 @@ def initial_gaussians(scene: Scene, init: str | None, max_points: int | None, se
     generator = torch.Generator().manual_seed(seed)
     if max_points is not None and max_points < 1:
         raise OptionError(f"--max-points must be at least 1, got {max_points}")
+    if max_points is not None and (most := most_gaussians()) is not None and max_points > most:
+        raise OptionError(f"--max-points {max_points} is more than the memory of this machine holds: at most about {most} Gaussians")
     if init is None:
         init = "feedforward" if few_points(scene) else "sfm"
         if init == "feedforward":
@@ -310,7 +317,7 @@ def initial_gaussians(scene: Scene, init: str | None, max_points: int | None, se
 
 
 def _print_summary(folder: Path, scene: Scene, result: FitResult) -> None:
-    held_out = f"{len(scene.test_idx)} held-out photo" + ("s" if len(scene.test_idx) > 1 else "")
+    held_out = f"{len(scene.test_idx)} {'fitted' if scene.fits_all else 'held-out'} photo" + ("s" if len(scene.test_idx) > 1 else "")
     print(
         f"{scene.name}: PSNR {result.psnr:.2f} dB, SSIM {result.ssim:.3f} on {held_out} after {result.steps} steps of {result.optimizer} "
         f"in {result.seconds:.1f} s ({len(result.gaussians)} Gaussians)"

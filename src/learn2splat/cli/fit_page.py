@@ -40,13 +40,14 @@ def fit_page(scene: Scene, result: FitResult, scores: Sequence[PhotoScore], pict
     """
     number = len(scene.test_idx)
     judges = "1 held-out photo, which it has not seen, tells" if number == 1 else f"{number} held-out photos, which it has not seen, tell"
+    judges = f"{judges} how good it is" if not scene.fits_all else f"scores are of {number} of these, so they do not tell how good it is in between"
     largest = max(max(scene.size(i)) for i in scene.train_idx)
     start = result.changes[0].num_gaussians if result.changes else len(result.gaussians)
     wrong = ' class="wrong"' if result.ended in ("interrupted", "diverged") else ""
     body = f"""
 <h1>{html.escape(scene.name)}</h1>
 <p class="quiet">Fitted by learn2splat with the optimizer {html.escape(result.optimizer)}
-to {len(scene.train_idx)} photos of up to {largest} px; {judges} how good it is.</p>
+to {len(scene.train_idx)} photos of up to {largest} px; {judges}.</p>
 {_tiles(result)}
 <p{wrong}>{html.escape(ENDED[result.ended])}</p>
 {_pictures(pictures, bool(scores))}
@@ -67,9 +68,10 @@ to {len(scene.train_idx)} photos of up to {largest} px; {judges} how good it is.
 def facts(config: dict) -> dict[str, str]:
     """Where and how a run was made, from its config.json."""
     options, scene, here = config["options"], config["scene"], config["machine"]
+    split = f"every {scene['test_every']}th held out" if scene["test_every"] else "none held out"
     weights = weights_text(options["optimizer"], options["weights"])
     return {
-        "scene": f"{scene['name']}: {len(scene['train_photos'])} photos fitted, every {scene['test_every']}th held out",
+        "scene": f"{scene['name']}: {len(scene['train_photos'])} photos fitted, {split}",
         "optimizer": options["optimizer"] + (f", weights {weights}" if weights else ""),
         "start": f"{options['init']}, {config['num_gaussians']} Gaussians; density control {options['densify']}; seed {options['seed']}",
         "command": shlex.join(config["command"]),

@@ -38,7 +38,8 @@ def plan_sentence(plan: Plan, scene: Scene, num_gaussians: int) -> str:
         sizes += f" (of {full}: the time does not suffice for more)"
     most = max((growth.target for growth in plan.growth), default=num_gaussians)
     counts = f"{num_gaussians} Gaussians" if most <= num_gaussians else f"{num_gaussians} to at most {most} Gaussians"
-    return f"{scene.name}: {len(scene.train_idx)} photos fitted, {len(scene.test_idx)} held out; {sizes}; {counts}\nEnds {plan_end(plan)}"
+    scored = f"{len(scene.test_idx)} {'of them scored' if scene.fits_all else 'held out'}"
+    return f"{scene.name}: {len(scene.train_idx)} photos fitted, {scored}; {sizes}; {counts}\nEnds {plan_end(plan)}"
 
 
 def plan_end(plan: Plan) -> str:

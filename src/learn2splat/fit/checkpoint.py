@@ -186,7 +186,7 @@ def _digest(tensors: list[Tensor], text: str) -> str:
     digest = hashlib.blake2b(text.encode(), digest_size=12)
     for tensor in tensors:
         digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
-        digest.update(memoryview(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()))
+        digest.update(_bytes(tensor.detach().cpu()))
     return digest.hexdigest()
 
 
@@ -196,8 +196,13 @@ def _checksum(text: str, tensors: dict[str, Tensor]) -> str:
     for name in sorted(tensors):
         tensor = tensors[name]
         crc = zlib.crc32(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode(), crc)
-        crc = zlib.crc32(memoryview(tensor.contiguous().view(-1).view(torch.uint8).numpy()), crc)
+        crc = zlib.crc32(_bytes(tensor), crc)
     return f"{crc:08x}"
+
+
+def _bytes(tensor: Tensor) -> memoryview:
+    flat = tensor.contiguous().view(-1)
+    return memoryview(flat.as_strided(flat.shape, (1,)).view(torch.uint8).numpy())  # of a single number torch leaves the stride as it was
 
 
 def _damaged(path: Path) -> str:

@@ -6,7 +6,10 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+import torch
+
 from ..errors import OptionError
+from ..gaussians import init_from_points, init_random
 from ..gaussians.record import Gaussians
 from ..optimizers import UpdateRule, make_optimizer
 from ..scenes import Scene
@@ -17,6 +20,7 @@ from .run import FitRun
 EARLY_EVALS = (0, 10, 30, 100, 300, 1000)  # The curve of a run at one size is read on a logarithmic axis, ...
 EVAL_EVERY = 2000  # ... and then at every multiple of this.
 EVAL_SHARE = 0.1  # The curve of a run with a plan has a point at every tenth of it.
+RANDOM_START = 5000  # Gaussians where the scene has no points
 DEFAULT_STEPS = 1000  # Where neither steps nor seconds nor a plan are given.
 
 
@@ -25,10 +29,17 @@ def default_eval_steps(step: int) -> bool:
     return step in EARLY_EVALS or step % EVAL_EVERY == 0
 
 
+def _start(scene: Scene, seed: int) -> Gaussians:
+    generator = torch.Generator().manual_seed(seed)
+    if len(scene.points):
+        return init_from_points(scene.points, scene.colors, generator=generator)
+    return init_random(scene, RANDOM_START, generator=generator)
+
+
 def fit(
     scene: Scene,
-    gaussians: Gaussians,
-    optimizer: UpdateRule | str,
+    gaussians: Gaussians | None = None,
+    optimizer: UpdateRule | str = "learned",
     *,
     plan: Plan | None = None,
     steps: int | None = None,
@@ -47,6 +58,7 @@ def fit(
     Args:
         scene: at least one train and one held-out photo.
         gaussians: the start, in the frame of the scene; their device is where everything runs. Not changed.
+            Default: one Gaussian for each point of the scene, or 5000 at random where there are none.
         optimizer: an update rule, or its name for `make_optimizer`.
         plan: coarse to fine, with growth, by `make_plan`. Without one: the photos as they are and the Gaussians of the start, for `steps` inner
             steps or `max_seconds` seconds of optimization, whichever comes first (neither: 1000 steps), `views_per_step` photos in each.
@@ -65,6 +77,9 @@ def fit(
         SaveError: a checkpoint cannot be written; the one before is intact.
     """
     rule = make_optimizer(optimizer) if isinstance(optimizer, str) else optimizer
+    if gaussians is None:
+        gaussians = rule.world.splat(_start(scene, seed), scene)
+        scene = rule.world.scene(scene)
     if views_per_step < 1:
         raise OptionError(f"views_per_step must be at least 1, got {views_per_step}")
     if not save_every > 0:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..errors import OptionError, SceneError
 from ..gaussians.record import Gaussians
+from ..losses.photometric import SSIM_WINDOW
 from ..scenes import Scene
 
 
@@ -20,6 +21,10 @@ def check_options(scene: Scene, gaussians: Gaussians, *, steps: int | None, max_
     if not scene.train_idx or not scene.test_idx:
         counts = f"{len(scene.train_idx)} train and {len(scene.test_idx)} held-out photos"
         raise SceneError(f"scene {scene.name} has {counts}: at least one of each is needed")
+    small = min((scene.size(i) for i in (*scene.train_idx, *scene.test_idx)), key=min)
+    if min(small) < SSIM_WINDOW:
+        size = f"{small[0]}x{small[1]}"
+        raise SceneError(f"photos of {size} px are too small to compare: both sides need {SSIM_WINDOW} px, so choose a larger long_side")
     if len(gaussians) == 0:
         raise SceneError("there are no Gaussians to optimize: the initial point cloud is empty")
     if not gaussians.is_finite():

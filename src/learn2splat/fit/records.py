@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass
 
+from torch import Tensor
+
+from ..gaussians import save_ply, transform_gaussians
 from ..gaussians.record import Gaussians
+from ..scenes import Similarity
 from .plan import Plan
 
 
@@ -44,7 +49,7 @@ class Progress:
     stage: int  # Of the plan.
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class FitResult:
     """What a run ends with.
 
@@ -58,6 +63,7 @@ class FitResult:
         plan: by which it was made.
         update_seconds, growth_seconds: the parts of `seconds` that the update rule and the density control took; the rest is render, loss, gradients.
         changes: of the size of the photos and the number of Gaussians, from the start on.
+        to_input, offset: the way to the frame of the files (`Scene.to_normalised`, `Scene.offset`).
     """
 
     optimizer: str
@@ -72,6 +78,19 @@ class FitResult:
     update_seconds: float
     growth_seconds: float
     changes: tuple[Change, ...]
+    to_input: Similarity | None = None
+    offset: Tensor | None = None
+
+    def __repr__(self) -> str:
+        return f"FitResult({self.optimizer}: {self.psnr:.2f} dB after {self.steps} steps, {self.seconds:.1f} s, {len(self.gaussians)} Gaussians)"
+
+    def save_ply(self, path: str | os.PathLike) -> None:
+        """Write the splat in the frame of the files, as every 3DGS viewer reads it.
+
+        Raises:
+            SaveError: the file cannot be written.
+        """
+        save_ply(path, self.gaussians if self.to_input is None else transform_gaussians(self.gaussians, self.to_input), offset=self.offset)
 
     @property
     def ended(self) -> str:

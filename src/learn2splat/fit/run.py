@@ -183,6 +183,8 @@ class FitRun:
             update_seconds=self.update_seconds,
             growth_seconds=self.growth_seconds,
             changes=tuple(self._run.changes),
+            to_input=self.scene.to_normalised.inverse(),
+            offset=self.scene.offset,
         )
 
     def _long_side(self, stage: int) -> int:

@@ -34,7 +34,7 @@ COLUMNS = {name: slice(sum(list(WIDTHS.values())[:i]), sum(list(WIDTHS.values())
 NUM_PARAMS = sum(WIDTHS.values())  # 59
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Gaussians:
     """N Gaussians. Shapes are checked on construction.
 
@@ -60,6 +60,9 @@ class Gaussians:
             if tensor.dtype != dtype or tensor.device != device or not dtype.is_floating_point:
                 found = f"means is {dtype} on {device}, {name} is {tensor.dtype} on {tensor.device}"
                 raise ShapeError(f"all fields must share one floating dtype and one device: {found}")
+
+    def __repr__(self) -> str:
+        return f"Gaussians({len(self)}, {str(self.means.dtype).removeprefix('torch.')} on {self.means.device})"
 
     def __len__(self) -> int:
         return len(self.means)

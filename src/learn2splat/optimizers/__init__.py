@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -48,7 +49,8 @@ def register_optimizer(name: str, factory: Callable[..., UpdateRule]) -> None:
 
 
 def make_optimizer(name: str, **options: object) -> UpdateRule:
-    """The update rule called `name`: a key of `OPTIMIZERS`, a registered name, or where its factory is: `module:factory` or `path/to/file.py:factory`
+    """The update rule called `name`: a key of `OPTIMIZERS`, with trained weights as `learned@file`, a registered name, or where its factory is:
+    `module:factory` or `path/to/file.py:factory`
     (which runs that code).
 
     Args:
@@ -59,6 +61,9 @@ def make_optimizer(name: str, **options: object) -> UpdateRule:
     Raises:
         OptionError: unknown name or option, or a value that makes no sense.
     """
+    head, at, weights = name.partition("@")
+    if at and head in OPTIMIZERS:
+        name, options = head, {"weights": weights, **options}
     if name in OPTIMIZERS:
         build = _build
     elif name in _REGISTERED or ":" in name:
@@ -68,7 +73,14 @@ def make_optimizer(name: str, **options: object) -> UpdateRule:
     try:
         return build(name, options)
     except TypeError as error:  # an unknown keyword, named in the error's text
-        raise OptionError(f"optimizer {name}: {error}; see its configuration class for the options") from error
+        unknown = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+        if unknown is None:
+            raise OptionError(f"optimizer {name}: {error}; see its configuration class for the options") from error
+        if unknown[1] == "weights":
+            raise OptionError(f"{name} has no weights: they go with learned, anchored, g3r or paper") from error
+        if unknown[1] == "lr":
+            raise OptionError(f"{name} has no single learning rate: its constants are named after what they move, as means, quats, sh0") from error
+        raise OptionError(f"optimizer {name} has no option {unknown[1]}: see its configuration class for those that it has") from error
 
 
 def _build(name: str, options: dict) -> UpdateRule:

@@ -7,6 +7,7 @@ import operator
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from ..errors import BackendError, OptionError, ShapeError
 from ..gaussians import Gaussians
@@ -21,20 +22,23 @@ def rasterize(
     quats: Tensor,  # (N, 4)
     scales: Tensor,  # (N, 3)
     opacities: Tensor,  # (N,)
-    colors: Tensor,  # (N, K, 3) or (N, 3)
+    colors: Tensor,  # (N, K, 3) or (N, D)
     viewmats: Tensor,  # (C, 4, 4)
     Ks: Tensor,  # (C, 3, 3)
     width: int,
     height: int,
-    *,
-    sh_degree: int | None = None,
     near_plane: float = 0.01,
     far_plane: float = 1e10,
+    radius_clip: float = 0.0,
     eps2d: float = 0.3,
+    sh_degree: int | None = None,
+    packed: bool = False,
+    tile_size: int = 16,
     backgrounds: Tensor | None = None,  # (C, 3)
     render_mode: str = "RGB",
-    rasterize_mode: str = "classic",
+    sparse_grad: bool = False,
     absgrad: bool = False,
+    rasterize_mode: str = "classic",
 ) -> tuple[Tensor, Tensor, dict]:
     """Render N Gaussians into C pinhole views: 3D Gaussian Splatting (arXiv:2308.04079), with the conventions of gsplat's `rasterization`.
 
@@ -43,11 +47,14 @@ def rasterize(
         quats: wxyz, any length but zero.
         scales: world units (not log).
         opacities: in [0, 1] (not logit).
-        colors: with `sh_degree`, spherical harmonics of which the first (sh_degree + 1)^2 are used, K >= that; without, RGB.
+        colors: with `sh_degree`, spherical harmonics of which the first (sh_degree + 1)^2 are used, K >= that; without, RGB or any other
+            D numbers per Gaussian.
         viewmats: camera from world, OpenCV axes, rigid.
         Ks: px; the centre of pixel (row i, column j) is (j + 0.5, i + 0.5). Skew is ignored.
         sh_degree: 0 to 3, or None for RGB colours.
         near_plane, far_plane: world units along camera +z.
+        radius_clip, packed, tile_size, sparse_grad: for calls written for gsplat. The first must be 0; the others change how it works and not what
+            comes out, and are not needed here: `meta` is always that of packed=False.
         eps2d: px^2, added to the diagonal of the projected covariance.
         backgrounds: what lies behind the colours; depth has none.
         render_mode: colours, depth D = sum of weight * depth, expected depth ED = D / alpha, or colours and one of them.
@@ -55,7 +62,7 @@ def rasterize(
         absgrad: leave the sum over pixels of |d loss / d means2d| (AbsGS, arXiv:2404.10484) in `meta["means2d"].absgrad` after backward.
 
     Returns:
-        renders (C, height, width, D), D = 3, 1 or 4, depth last; alphas (C, height, width, 1);
+        renders (C, height, width, D), D = 3 (or the number of channels), 1 or one more, depth last; alphas (C, height, width, 1);
         meta with means2d (C, N, 2) px, radii (C, N, 2) int32 px (0: not visible), depths (C, N), conics (C, N, 3) px^-2, opacities (C, N),
         width, height, n_cameras, gaussian_ids (None: nothing is packed).
 
@@ -71,7 +78,13 @@ def rasterize(
     call `torch.set_num_threads(1)` there first, or start processes with `spawn`.
     """
     width, height = _whole(width, "width"), _whole(height, "height")
+    if radius_clip != 0:
+        raise OptionError(f"radius_clip must be 0, got {radius_clip}: nothing is left out here for being small")
     sh_degree = None if sh_degree is None else _whole(sh_degree, "sh_degree")
+    channels = colors.shape[1] if isinstance(colors, Tensor) and colors.ndim == 2 else 3
+    if sh_degree is None and channels not in (0, 3) and isinstance(means, Tensor) and means.device.type == "cpu" and "RGB" in render_mode:
+        more = dict(near_plane=near_plane, far_plane=far_plane, eps2d=eps2d, rasterize_mode=rasterize_mode, absgrad=absgrad)
+        return _of_any_width((means, quats, scales, opacities), colors, (viewmats, Ks, width, height), backgrounds, render_mode, more)
     _check(means, quats, scales, opacities, colors, viewmats, Ks, width, height, sh_degree, backgrounds, render_mode, rasterize_mode)
     if not (math.isfinite(near_plane) and far_plane > near_plane and math.isfinite(eps2d) and eps2d >= 0):
         got = f"near_plane {near_plane}, far_plane {far_plane} and eps2d {eps2d}"
@@ -117,6 +130,21 @@ def render_views(
         gaussians.means, gaussians.quats, gaussians.log_scales.exp(), gaussians.logit_opacities.sigmoid(), gaussians.sh(), viewmats, Ks,
         width, height, sh_degree=sh_degree, backgrounds=backgrounds, eps2d=eps2d)  # fmt: skip
     return renders
+
+
+def _of_any_width(
+    splat: tuple, colors: Tensor, camera: tuple, backgrounds: Tensor | None, render_mode: str, more: dict
+) -> tuple[Tensor, Tensor, dict]:
+    """`rasterize` with colours (N, D) of any D, three at a time; depth and meta are those of the first three."""
+    parts, first = [], None
+    for start in range(0, colors.shape[1], 3):
+        end = min(start + 3, colors.shape[1])
+        behind = None if backgrounds is None else F.pad(backgrounds[:, start:end], (0, 3 - end + start))
+        mode = render_mode if start == 0 else "RGB"
+        result = rasterize(*splat, F.pad(colors[:, start:end], (0, 3 - end + start)), *camera, backgrounds=behind, render_mode=mode, **more)
+        first = first or result
+        parts.append(result[0][..., : end - start])
+    return torch.cat([*parts, first[0][..., 3:]], -1), first[1], first[2]
 
 
 def _whole(value: int, name: str) -> int:

@@ -27,6 +27,7 @@ from ._photos import LoadedPhoto, UnusablePhoto, in_threads, load_photo
 from ._raw import LoadOptions, RawModel, RawView
 from .scene import Scene, Similarity, every_nth_split
 
+SCORED_EVERY = 8  # of the photos that are fitted, where all are
 DEFAULT_LONG_SIDE = 1600  # px, as 3DGS shrinks what is larger
 BACKGROUNDS = {"white": 1.0, "black": 0.0}
 
@@ -35,8 +36,8 @@ def check_options(options: LoadOptions) -> None:
     """Raise OptionError for a value that makes no sense."""
     if options.data_factor < 1 or int(options.data_factor) != options.data_factor:
         raise OptionError(f"data_factor must be a whole number of at least 1, got {options.data_factor}")
-    if options.test_every < 2:
-        raise OptionError(f"test_every must be at least 2 (1 would hold every photo out), got {options.test_every}")
+    if options.test_every < 2 and options.test_every != 0:
+        raise OptionError(f"test_every must be at least 2 (1 would hold every photo out), or 0 to fit all photos, got {options.test_every}")
     if options.long_side is not None and options.long_side < 0:
         raise OptionError(f"long_side must be at least 1 px, or 0 to keep the photos as they are, got {options.long_side}")
     if options.background is not None and options.background not in BACKGROUNDS:
@@ -79,6 +80,9 @@ def assemble(model: RawModel, options: LoadOptions) -> Scene:
     camtoworlds = to_normalised.apply_poses(torch.from_numpy(poses)).float()
     _note_stray_cameras(camtoworlds, views, notes)
     train_idx, test_idx = _positions(views, model.source, options.test_every, notes)
+    if options.test_every == 0:
+        train_idx = tuple(range(len(views)))
+        notes.say("all photos are fitted: scores are of fitted photos, every 8th, and say nothing of views in between")
     masks = [photo.mask for photo in photos]
     white = options.background == "white" or (background == 1.0 and any(photo.has_alpha for photo in photos))
     return Scene(
@@ -109,9 +113,9 @@ def require_two_views(views: list[RawView], source: Path, notes: Notes) -> None:
 
 def _split(views: list[RawView], test_every: int) -> list[RawView]:
     """Every view told whether it is held out: by the format, else by its place among the sorted names."""
-    if all(view.held_out is not None for view in views):
+    if test_every and all(view.held_out is not None for view in views):
         return views
-    test = set(every_nth_split(len(views), test_every)[1])
+    test = set(every_nth_split(len(views), test_every or SCORED_EVERY)[1])
     return [replace(view, held_out=i in test) for i, view in enumerate(views)]
 
 
@@ -212,7 +216,7 @@ def _positions(views: list[RawView], source: Path, test_every: int, notes: Notes
         raise SceneError(f"{source} has no training photo with overlap: its train split is empty")
     if not test:
         notes.say("all photos that were to be held out are left out: held out every so-many-th of the others instead")
-        train, test = every_nth_split(len(views), test_every)
+        train, test = every_nth_split(len(views), test_every or SCORED_EVERY)
     return train, test
 
 

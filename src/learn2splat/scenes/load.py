@@ -38,7 +38,8 @@ def load_scene(
         long_side: px, shrink every photo until its longest side is at most this; photos are never enlarged. 0: leave them as they are.
             Default: 1600, with a note, unless a `data_factor` is given.
         data_factor: shrink by this factor first, using images_2/, images_4/ ... where they exist.
-        test_every: photo 0 and every `test_every`-th of the sorted names are held out. transforms_{train,test}.json and train_filenames,
+        test_every: photo 0 and every `test_every`-th of the sorted names are held out; 0: all are fitted, and scores are
+            those of every 8th. transforms_{train,test}.json and train_filenames,
             test_filenames of a transforms.json bring their own split.
         masks: leave out of the fit and of scores what masks (folder masks/, mask_path) or a transparent photo hide.
         background: "white" or "black", compose transparent photos on it. Default: white for NeRF-synthetic scenes; others ignore what is transparent.

@@ -63,7 +63,7 @@ class Similarity:
         return Similarity(1.0 / self.scale, back, -(back @ self.translation) / self.scale)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Scene:
     """Posed photos and the points seen in them. Index i means the same photo in every list.
 
@@ -75,7 +75,7 @@ class Scene:
         Ks: (M, 3, 3) float32, px of `images[i]`; the centre of row i, column j is at (j + 0.5, i + 0.5).
         points: (P, 3) float32, normalised frame. P is 0 only for transforms.json without a point cloud.
         colors: (P, 3) uint8, sRGB.
-        train_idx, test_idx: positions of the photos to fit and of those held out.
+        train_idx, test_idx: positions of the photos to fit and of those that are scored: held out, unless all are to be fitted.
         to_normalised: input frame -> normalised frame.
         background: (3,) float32 in [0, 1], the colour behind everything (white for NeRF-synthetic photos with alpha, else black).
         warnings: one sentence for each kind of thing that was left out, guessed or mended on loading.
@@ -103,6 +103,17 @@ class Scene:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def __repr__(self) -> str:
+        sizes = sorted({self.size(i) for i in range(len(self))}, reverse=True)
+        several = f" and {len(sizes) - 1} other sizes" if len(sizes) > 1 else ""
+        photos = f"{len(self.train_idx)} + {len(self.test_idx)} photos of {sizes[0][0]}x{sizes[0][1]} px{several}"
+        return f"Scene({self.name!r}: {photos}, {len(self.points)} points)"
+
+    @property
+    def fits_all(self) -> bool:
+        """Whether the photos that are scored are fitted, too."""
+        return set(self.test_idx) <= set(self.train_idx)
 
     @cached_property
     def viewmats(self) -> Tensor:
