@@ -32,6 +32,7 @@ from ..meta import (
     with_architecture,
     with_scheme,
 )
+from ..optimizers.weights import packaged_weights
 from .common import (
     Command,
     DeviceName,
@@ -39,6 +40,7 @@ from .common import (
     Interrupted,
     MaybeFloat,
     MaybeInt,
+    MaybePath,
     machine,
     note,
     portable_command,
@@ -65,8 +67,9 @@ class Train(Command):
     stage: Literal["optimizer", "initializer"] = "optimizer"
     """What is trained: the optimizer; or the initializer, the network behind --init feedforward, which learns depth from procedural scenes and takes
     of the options only --meta-steps, --max-minutes, --lr, --seed, --resume, --overwrite and --save-every."""
-    preset: Literal["cpu", "paper", "g3r"] = "cpu"
-    """Sizes and recipe: cpu, for hours on a few cores; paper, the published ones, for GPUs; g3r, the baseline of that name, on a few cores."""
+    preset: Literal["cpu", "grow", "paper", "g3r"] = "cpu"
+    """Sizes and recipe: cpu, for hours on a few cores; grow, the same in the regime of use, from coarse to fine and with growth;
+    paper, the published ones, for GPUs; g3r, the baseline of that name, on a few cores."""
     data: Annotated[tuple[str, ...], tyro.conf.arg(metavar="GLOB [GLOB ...]", help_behavior_hint="")] = ()
     """Folders of scenes to learn from besides procedural ones, as glob patterns in quotes. Where a SOURCES.md beside them gives
     roles, only those of role train are used."""
@@ -88,6 +91,8 @@ class Train(Command):
     """Fixes everything that is random."""
     device: DeviceName = "cpu"
     """Where scenes are optimized and weights learn; processes of torchrun take one GPU each."""
+    init_weights: MaybePath = None
+    """File of weights to begin with, or the name of packaged ones. Default: new ones, drawn from --seed."""
     no_buffer: Flag = False
     """Ablation: start every piece from a new scene."""
     no_rollout: Flag = False
@@ -126,6 +131,7 @@ class Train(Command):
         if device.type == "cuda":
             device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
         data = find_scenes(self.data)
+        init_weights = None if self.init_weights is None else packaged_weights(str(self.init_weights)) or self.init_weights
         self._check()
         first = is_first_process()
         with locked(self.out, leftovers=LEFTOVERS) if first else nullcontext():
@@ -142,6 +148,7 @@ class Train(Command):
                     self.out,
                     data=data,
                     device=device,
+                    init_weights=init_weights,
                     resume=self.resume and has_save(self.out),
                     max_minutes=self.max_minutes,
                     save_every=self.save_every,

@@ -4,6 +4,8 @@ Two policies. The paper's: resume with p = 0.7 when the buffer is full, insert n
 oldest. Log-uniform ages (docs/training.md): every visit advances an episode by `advance(age)` steps on average, so visits per episode have
 density 1 / advance along its life; kept alive with a probability proportional to advance(age) / (age + `FIRST_AGE`), the ages that are visited have
 density 1 / (age + FIRST_AGE): uniform in the logarithm, at no cost but the visits themselves.
+
+An episode that follows a plan stays until the plan ends, whatever the policy: then the pieces of plans of all lengths lie evenly in them.
 """
 
 from __future__ import annotations
@@ -28,9 +30,11 @@ class Buffer:
             return None
         return self.episodes.pop(dice.integer(0, len(self.episodes) - 1))
 
-    def wants(self, age_before: int, age_after: int, resumed: bool, dice: Dice) -> bool:
-        """Whether an episode is to be stored that a visit (its rollout included) brings from one age to another."""
+    def wants(self, age_before: int, age_after: int, resumed: bool, dice: Dice, ends_at: int | None = None) -> bool:
+        """Whether an episode is to be stored that a visit (its rollout included) brings from one age to another. `ends_at`: where its plan does."""
         config = self.config
+        if ends_at is not None:
+            return config.buffer > 0 and age_after < ends_at
         if config.buffer == 0 or age_after > config.max_age:
             return False
         if not config.log_ages:

@@ -42,8 +42,15 @@ class MetaConfig:
     dense_views: tuple[int, int] = (6, 64)  # Context views of a dense scene, drawn log-uniformly: with few of them, it shows what overfits.
     procedural_share: float = 0.5  # Of the scenes, where there are others too.
     procedural_pool: int = 400  # Different procedural scenes.
+    held_out: int = 4  # One of so many views of a dense scene is a target: more of them make the meta-gradient steadier than more context does.
     target_views: int = 8  # Held-out views in the meta-loss ...
     context_views: int = 4  # ... and views that the inner steps may see.
+
+    # Episodes that follow a plan of `fit` (courses.py): from coarse to fine, with growth.
+    plan_share: float = 0.0  # Of the episodes.
+    plan_steps: tuple[int, int] = (60, 600)  # Their budget, drawn log-uniformly.
+    plan_gaussians: tuple[int, int] = (8_000, 20_000)  # The most Gaussians of an episode: at the first meta-step, and at the last.
+    late_target_views: int = 16  # In the second half of a plan the meta-loss is that of so many held-out views alone.
 
     # Inner steps.
     unroll: tuple[int, int] = (8, 32)  # Uniform: back-propagated inner steps.
@@ -83,18 +90,22 @@ class MetaConfig:
     ema: float = 0.99  # Decay of the average of the weights that is saved; 0: the last weights.
 
     def __post_init__(self) -> None:
-        for name in ("points", "views_per_step", "sparse_views", "dense_views", "unroll"):
+        for name in ("points", "views_per_step", "sparse_views", "dense_views", "unroll", "plan_steps", "plan_gaussians"):
             low, high = getattr(self, name)
             if not 1 <= low <= high:
                 raise OptionError(f"{name} must be a range from at least 1, got {low} to {high}")
-        for name in ("meta_steps", "scenes_per_step", "procedural_pool", "target_views", "rollout_growth", "max_age", "width"):
+        positive = ("meta_steps", "scenes_per_step", "procedural_pool", "target_views", "late_target_views", "held_out", "rollout_growth", "max_age")
+        for name in (*positive, "width"):
             if getattr(self, name) < 1:
                 raise OptionError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("sparse_share", "procedural_share", "resume_probability", "insert_probability", "return_probability", "ssim_weight", "warmup"):
+        shares = ("sparse_share", "procedural_share", "plan_share", "resume_probability", "insert_probability", "return_probability")
+        for name in (*shares, "ssim_weight", "warmup"):
             if not 0 <= getattr(self, name) <= 1:
                 raise OptionError(f"{name} must be within [0, 1], got {getattr(self, name)}")
         if not self.lr > 0 or not self.clip > 0 or not 0 <= self.ema < 1 or min(self.buffer, self.rollout, self.imitation) < 0:
             raise OptionError(f"lr and clip must be above 0, ema within [0, 1), buffer, rollout and imitation 0 or more, got {self}")
+        if self.plan_share and (self.scheme != "horizon" or self.imitation):
+            raise OptionError("episodes that follow a plan are judged by the scheme horizon, without imitation: use another preset")
         if self.architecture == "g3r" and (self.scheme != "greedy" or self.buffer or self.delta_weight or self.stability_weight):
             raise OptionError("the baseline g3r is trained greedily over a fixed horizon, without buffer, delta and stability loss: use its preset")
 
@@ -143,6 +154,19 @@ def _greedy(config: MetaConfig) -> MetaConfig:
 
 PRESETS: dict[str, MetaConfig] = {
     "cpu": MetaConfig(),
+    # In the regime of use: most episodes follow a plan. Their late pieces need many held-out views, their photos and Gaussians more time.
+    "grow": replace(
+        MetaConfig(),
+        long_sides=(64, 96, 128, 192, 256, 320),
+        points=(500, 5000),
+        sparse_share=0.2,
+        dense_views=(10, 64),
+        held_out=3,
+        max_graph=64_000,
+        buffer=16,
+        resume_probability=0.85,  # An episode needs about six visits to come to the end of its plan.
+        plan_share=0.75,
+    ),
     "paper": replace(
         _greedy(MetaConfig()),
         architecture="paper",

@@ -19,10 +19,12 @@ from torch import Tensor
 from ..errors import CheckpointError
 from ..files import atomic_write, read_json, to_json
 from ..fit.checkpoint import group, has_checkpoint, load_checkpoint, named, save_checkpoint
+from ..fit.plan import Plan
 from ..gaussians import Gaussians
 from ..optimizers import OptState
 from .buffer import Buffer
 from .config import MetaConfig
+from .courses import Course
 from .tasks import Dice, Episode, ScenePool
 
 LATEST = "latest.json"
@@ -58,9 +60,12 @@ def save_slot(out: Path, step: int, slot: Slot) -> None:
         state_tensors, state_info = episode.state.state_dict()
         tensors |= named(f"episode{i}.gaussians", episode.gaussians.tensors()) | named(f"episode{i}.state", state_tensors)
         tensors[f"episode{i}.rotation"] = episode.rotation
-        infos.append(
-            {"scene": episode.scene, "long_side": episode.long_side, "context": episode.context, "targets": episode.targets, "state": state_info}
-        )
+        about = {"scene": episode.scene, "long_side": episode.long_side, "context": episode.context, "targets": episode.targets, "state": state_info}
+        if episode.course is not None:
+            tensors |= named(f"episode{i}.stats", episode.course.stats)
+            tensors |= named(f"episode{i}.average", episode.course.average.tensors() if episode.course.average else {})
+            about["course"] = {"plan": episode.course.plan.to_json(), **{name: getattr(episode.course, name) for name in ("events", "averaged")}}
+        infos.append(about)
     save_checkpoint(folder_of(out) / str(step) / f"slot{slot.number}", tensors, {"episodes": infos})
 
 
@@ -78,7 +83,17 @@ def load_slot(out: Path, step: int, number: int, config: MetaConfig, pool: Scene
     for i, about in enumerate(info["episodes"]):
         if about["scene"] not in pool:
             raise CheckpointError(f"the run in {out} has scene {about['scene']} in its buffer, which is not here: give the --data of its start")
-        parts = group(tensors, f"episode{i}")
+        parts, course = group(tensors, f"episode{i}"), None
+        if "course" in about:
+            stats = {name: tensor.to(pool.device) for name, tensor in group(parts, "stats").items()}
+            average = group(parts, "average")
+            course = Course(
+                Plan.from_json(about["course"]["plan"]),
+                stats,
+                about["course"]["events"],
+                Gaussians(**average).to(pool.device) if average else None,
+                about["course"]["averaged"],
+            )
         slot.buffer.store(
             Episode(
                 scene=about["scene"],
@@ -88,6 +103,7 @@ def load_slot(out: Path, step: int, number: int, config: MetaConfig, pool: Scene
                 targets=tuple(about["targets"]),
                 gaussians=Gaussians(**group(parts, "gaussians")).to(pool.device),
                 state=OptState.from_state_dict({name: tensor.to(pool.device) for name, tensor in group(parts, "state").items()}, about["state"]),
+                course=course,
             )
         )
     return slot
@@ -113,13 +129,13 @@ def load_theta(out: Path, step: int, config: MetaConfig, data: dict[str, str]) -
 
     Raises:
         CheckpointError: damaged, or of a run with other scenes or another configuration (`meta_steps` and `lr` may differ: what is left of the
-            schedule).
+            schedule). What the configuration could not say yet when it was saved is taken to have had its default.
     """
     tensors, info = load_checkpoint(folder_of(out) / str(step) / "theta")
-    saved, here = info["config"], json.loads(json.dumps(asdict(config)))
+    saved, here = ({**json.loads(json.dumps(asdict(MetaConfig()))), **info["config"]}), json.loads(json.dumps(asdict(config)))
     for key in here:
-        if key not in ("meta_steps", "lr") and saved.get(key) != here[key]:
-            difference = f"{key} = {saved.get(key)}, not {here[key]}"
+        if key not in ("meta_steps", "lr") and saved[key] != here[key]:
+            difference = f"{key} = {saved[key]}, not {here[key]}"
             raise CheckpointError(f"the run in {out} has {difference}: resume it with the options of its start, or choose another --out")
     if "data" in info and info["data"] != data:
         changed = sorted(name for name in {**info["data"], **data} if info["data"].get(name) != data.get(name))

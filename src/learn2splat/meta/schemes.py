@@ -8,6 +8,9 @@ d theta_T / d delta_t is the identity, no second derivatives occur and only the 
 gains, or to what `nominal` gains from the same state with the same views: early steps gain a hundred times more than late ones, and so count
 the same.
 
+An episode may follow a plan (courses.py); then a piece may hold events of growth and changes of size, and the graph goes on through them. It is
+judged at the size of its last step, in the second half of the plan on held-out views alone, towards its end by the average of the iterates.
+
 A network that begins by moving nothing may imitate `nominal` first (`imitation`): its updates are compared with nominal's along nominal's own path.
 """
 
@@ -30,6 +33,7 @@ from ..optimizers.nominal import Nominal, NominalConfig, expand_groups, group_st
 from ..scenes import Scene
 from .buffer import unroll_bounds
 from .config import MetaConfig
+from .courses import LATE, Grounds, gradients, grown, most_gaussians, moved, photos, shown, steps_left
 from .tasks import Dice, Episode
 
 IMITATED_STEPS = 8  # Of a piece, at most.
@@ -47,28 +51,42 @@ class Unrolled:
     ratio: float
 
 
-def unroll(rule: UpdateRule, episode: Episode, scene: Scene, config: MetaConfig, meta_step: int, dice: Dice) -> Unrolled | None:
-    """One piece of the episode; None where something is not finite."""
+def unroll(
+    rule: UpdateRule, episode: Episode, scene: Scene, config: MetaConfig, meta_step: int, dice: Dice, grounds: Grounds | None = None
+) -> Unrolled | None:
+    """One piece of the episode; None where something is not finite. `grounds`: of one that follows a plan."""
     low, high = unroll_bounds(config, episode.age)
-    steps = min(dice.integer(low, high), max(low, config.max_graph // len(episode.gaussians)))
+    steps = dice.integer(low, high)
+    least = low if grounds is None else config.unroll[0]  # grown episodes are large when they are old
+    steps = min(steps, max(least, config.max_graph // most_gaussians(episode, steps)), steps_left(episode) or steps)
     views = draw_views(episode, scene, steps, dice)
-    judged = dice.sample(episode.targets, config.target_views) + dice.sample(episode.context, config.context_views)
+    if grounds is not None and episode.course.plan.progress(episode.age + steps, 0.0) > LATE:
+        judged = dice.sample(episode.targets, config.late_target_views)
+    else:
+        judged = dice.sample(episode.targets, config.target_views) + dice.sample(episode.context, config.context_views)
     if meta_step < config.imitation:
         return _imitation(rule, episode, scene, views[:IMITATED_STEPS])
     if config.scheme == "greedy":
         return _greedy(rule, episode, scene, config, meta_step, views, judged)
-    return _horizon(rule, episode, scene, config, views, judged, dice)
+    return _horizon(rule, episode, scene, config, views, judged, dice, grounds)
 
 
-def roll_out(rule: UpdateRule, episode: Episode, scene: Scene, steps: int, dice: Dice) -> Episode | None:
+def roll_out(rule: UpdateRule, episode: Episode, scene: Scene, steps: int, dice: Dice, grounds: Grounds | None = None) -> Episode | None:
     """The episode `steps` frozen steps later; None where something is not finite."""
-    gaussians, state = episode.gaussians, episode.state
-    for views in draw_views(episode, scene, steps, dice):
-        total, grads = loss_and_gradients(scene, gaussians, views)
-        gaussians, state = rule.step(gaussians, grads, state)
-        if not math.isfinite(total) or not gaussians.is_finite():
+    views = draw_views(episode, scene, steps, dice)
+    generator = _generator(grounds, dice)
+    for chosen in views:
+        episode = grown(episode, rule, grounds, generator)
+        total, grads, episode = gradients(episode, photos(episode, scene, grounds), chosen)
+        episode = moved(episode, *rule.step(episode.gaussians, grads, episode.state), generator)
+        if not math.isfinite(total) or not episode.gaussians.is_finite():
             return None
-    return replace(episode, gaussians=gaussians, state=state)
+    return episode
+
+
+def _generator(grounds: Grounds | None, dice: Dice) -> torch.Generator:
+    """For density control: the same number from `dice` however many steps follow, and none where there is no control."""
+    return torch.Generator() if grounds is None else dice.fork()
 
 
 def draw_views(episode: Episode, scene: Scene, steps: int, dice: Dice) -> list[list[int]]:
@@ -105,52 +123,74 @@ def nominal_of(rule: UpdateRule, episode: Episode) -> tuple[Nominal, OptState]:
 
 
 def _horizon(
-    rule: UpdateRule, episode: Episode, scene: Scene, config: MetaConfig, views: list[list[int]], judged: list[int], dice: Dice
+    rule: UpdateRule,
+    episode: Episode,
+    scene: Scene,
+    config: MetaConfig,
+    views: list[list[int]],
+    judged: list[int],
+    dice: Dice,
+    grounds: Grounds | None,
 ) -> Unrolled | None:
     steps = len(views)
     marks = {steps: 1.0}  # Inner steps after which the loss is taken, and their weights.
     if config.intermediate and steps > 1:
         marks[int(dice.log_uniform(1, steps))] = config.intermediate
+    generator = _generator(grounds, dice)
+    seen = scene if grounds is None else grounds.scenes[episode.course.plan.stage(episode.course.plan.progress(episode.age + steps - 1, 0.0))]
     if config.advantage:
-        references = _losses_of_nominal(rule, episode, scene, config, views, judged, marks)
+        same = torch.Generator()
+        same.set_state(generator.get_state())
+        references = _losses_of_nominal(rule, episode, scene, config, views, judged, marks, grounds, seen, same)
         if references is None:
             return None
     with torch.no_grad():
-        start = float(meta_loss(scene, episode.gaussians, judged, config))
+        start = float(meta_loss(seen, shown(episode), judged, config))
 
-    gaussians, state = episode.gaussians, episode.state
     total = torch.zeros(())
     ratio = math.nan
     for i, chosen in enumerate(views, 1):
-        inner, grads = loss_and_gradients(scene, gaussians.detach(), chosen)
-        new, state = rule.update(gaussians.detach(), grads, state)
+        episode = grown(episode, rule, grounds, generator)
+        inner, grads, episode = gradients(episode, photos(episode, scene, grounds), chosen)
+        new, state = rule.update(episode.gaussians.detach(), grads, episode.state)
         # The value is `new` to the bit; the graph leads to this step's delta and to all before it.
-        gaussians = new.zip_map(lambda now, before: now + (before - before.detach()), gaussians)
+        new = new.zip_map(lambda now, before: now + (before - before.detach()), episode.gaussians)
+        episode = moved(episode, new, state, generator)
         if not math.isfinite(inner):
             return None
         if i in marks:
-            loss = meta_loss(scene, gaussians, judged, config)
+            loss = meta_loss(seen, shown(episode), judged, config)
             reference = references[i] if config.advantage else start
             gain = abs(start - (reference if config.advantage else float(loss.detach())))
             unit = gain + config.advantage_floor * start
             total = total + marks[i] * compressed((loss - reference) / unit)
             ratio = float(loss.detach()) / reference
-    return Unrolled(total, _ended(episode, gaussians, state), steps, ratio)
+    return Unrolled(total, _ended(episode), steps, ratio)
 
 
 @torch.no_grad()
 def _losses_of_nominal(
-    rule: UpdateRule, episode: Episode, scene: Scene, config: MetaConfig, views: list[list[int]], judged: list[int], marks: dict[int, float]
+    rule: UpdateRule,
+    episode: Episode,
+    scene: Scene,
+    config: MetaConfig,
+    views: list[list[int]],
+    judged: list[int],
+    marks: dict[int, float],
+    grounds: Grounds | None,
+    seen: Scene,
+    generator: torch.Generator,
 ) -> dict[int, float] | None:
-    """Meta-losses that the nominal rule reaches at `marks`."""
+    """Meta-losses in `seen` that the nominal rule reaches at `marks`."""
     nominal, state = nominal_of(rule, episode)
-    gaussians, losses = episode.gaussians, {}
+    episode, losses = replace(episode, state=state), {}
     for i, chosen in enumerate(views, 1):
+        episode = grown(episode, nominal, grounds, generator)
         with torch.enable_grad():
-            _, grads = loss_and_gradients(scene, gaussians, chosen)
-        gaussians, state = nominal.step(gaussians, grads, state)
+            _, grads, episode = gradients(episode, photos(episode, scene, grounds), chosen)
+        episode = moved(episode, *nominal.step(episode.gaussians, grads, episode.state), generator)
         if i in marks:
-            losses[i] = float(meta_loss(scene, gaussians, judged, config))
+            losses[i] = float(meta_loss(seen, shown(episode), judged, config))
     return losses if all(math.isfinite(loss) for loss in losses.values()) else None
 
 
@@ -179,7 +219,7 @@ def _greedy(
             total = total + config.stability_weight * (after - before).relu().sum()
             before = after.detach()
         gaussians = new
-    return Unrolled(total, _ended(episode, gaussians, state), tau, float(loss.detach()) / start)
+    return Unrolled(total, _ended(replace(episode, gaussians=gaussians, state=state)), tau, float(loss.detach()) / start)
 
 
 def _imitation(rule: UpdateRule, episode: Episode, scene: Scene, views: list[list[int]]) -> Unrolled | None:
@@ -200,7 +240,7 @@ def _imitation(rule: UpdateRule, episode: Episode, scene: Scene, views: list[lis
         errors = ((mine.flatten() - gaussians.flatten()) / unit).square()
         for columns in COLUMNS.values():
             total = total + errors[:, columns].sum() / taught[:, columns].sum().clamp_min(1e-12) / (len(COLUMNS) * len(views))
-    return Unrolled(total, _ended(episode, gaussians, state), len(views), math.sqrt(float(total.detach())))
+    return Unrolled(total, _ended(replace(episode, gaussians=gaussians, state=state)), len(views), math.sqrt(float(total.detach())))
 
 
 def l1_per_view(scene: Scene, gaussians: Gaussians, views: Sequence[int]) -> Tensor:
@@ -216,6 +256,10 @@ def delta_loss(old: Gaussians, new: Gaussians, grads: Gaussians, state: OptState
     return (delta.abs() * idle).sum() / idle.sum().clamp_min(1)
 
 
-def _ended(episode: Episode, gaussians: Gaussians, state: OptState) -> Episode:
-    state = replace(state, tensors={name: tensor.detach() for name, tensor in state.tensors.items()})
-    return replace(episode, gaussians=gaussians.detach(), state=state)
+def _ended(episode: Episode) -> Episode:
+    """The episode without its graph."""
+    state = replace(episode.state, tensors={name: tensor.detach() for name, tensor in episode.state.tensors.items()})
+    course = episode.course
+    if course is not None and course.average is not None:
+        course = replace(course, average=course.average.detach())
+    return replace(episode, gaussians=episode.gaussians.detach(), state=state, course=course)

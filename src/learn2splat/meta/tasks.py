@@ -26,17 +26,19 @@ from ..errors import OptionError
 from ..files import atomic_produce
 from ..fit.checkpoint import scene_digest
 from ..gaussians import Gaussians, init_from_points
+from ..initializers import DepthMaps, depth_maps
 from ..optimizers import OptState, Task, UpdateRule
 from ..scenes import Scene, Similarity, load_scene, make_procedural_scene
 from ..scenes._masks import shrink_masks
 from ..scenes.procedural import LAYOUTS
 from .config import MetaConfig
+from .courses import Course, Grounds, new_course
 
 PROCEDURAL_VIEWS = 40
 MIN_SPARSE_POINTS = 30  # Fewer seen points than this make no scene.
 MAX_SPARSE_TARGETS = 4
-HELD_OUT = 4  # One of so many views of a dense scene is a target: more of them make the meta-gradient steadier than more context does.
 DEPTH_NOISE = (0.01, 0.1)  # Relative, log-uniform: from good to poor feed-forward depth.
+CACHED_SCENES, CACHED_DEPTHS = 256, 64  # Kept in memory: scenes at some size, about 3 MB each, and depth maps of some views.
 MESSY_START_SHARE = 0.3  # Of the starts: wrong scales and displaced points.
 
 
@@ -79,6 +81,7 @@ class Episode:
     targets: tuple[int, ...]
     gaussians: Gaussians
     state: OptState
+    course: Course | None = None  # Its way through a plan, if it follows one.
 
     @property
     def age(self) -> int:
@@ -102,7 +105,8 @@ class ScenePool:
             self.real[scene.name] = scene
         self.digests = {name: scene_digest(scene) for name, scene in self.real.items()}
         self.procedural = [f"procedural_{LAYOUTS[i % len(LAYOUTS)]}_{i}" for i in range(config.procedural_pool)]
-        self.get = lru_cache(maxsize=512)(self._get)
+        self.get = lru_cache(maxsize=CACHED_SCENES)(self._get)
+        self.depths = lru_cache(maxsize=CACHED_DEPTHS)(self._depths)
 
     def _get(self, name: str, long_side: int) -> Scene:
         scene = self.real[name] if name in self.real else self._procedural(name)
@@ -122,8 +126,12 @@ class ScenePool:
             atomic_produce(path, lambda temporary: save_file(_to_tensors(scene), temporary))
         return _from_tensors(name, load_file(path))
 
-    def start(self, config: MetaConfig, rule: UpdateRule, dice: Dice) -> Episode:
-        """A new episode, everything about it drawn from `dice`."""
+    def _depths(self, name: str, context: tuple[int, ...]) -> DepthMaps:
+        """Of the scene as it stands; turning it changes no depth."""
+        return depth_maps(self.get(name, self.largest), context)
+
+    def start(self, config: MetaConfig, rule: UpdateRule, dice: Dice, meta_step: int = 0) -> Episode:
+        """A new episode, everything about it drawn from `dice`. `meta_step`: plans grow with it."""
         procedural = not self.real or dice.chance(config.procedural_share)
         names = self.procedural if procedural else sorted(self.real)
         name = names[dice.integer(0, len(names) - 1)]
@@ -138,12 +146,25 @@ class ScenePool:
             gaussians = _messy(gaussians, dice)
         views = min(dice.integer(*config.views_per_step), len(context))
         task = Task(views_per_step=views, num_views=len(context), view_angle=scene.view_angle(context))
+        course = None
+        if config.plan_share and dice.chance(config.plan_share):
+            course = new_course(config, scene, context, gaussians, views, meta_step, dice)
+            task = replace(task, scene_scale=replace(scene, train_idx=context).scene_scale or 1.0)  # that density controls measure by
         gaussians = gaussians.to(self.device)
-        return Episode(name, long_side, rotation, context, targets, gaussians, rule.init(gaussians, task, dice.fork()))
+        return Episode(name, long_side, rotation, context, targets, gaussians, rule.init(gaussians, task, dice.fork()), course)
 
     def scene_of(self, episode: Episode) -> Scene:
         """The scene as this episode sees it."""
         return turned(self.get(episode.scene, episode.long_side), episode.rotation)
+
+    def grounds_of(self, episode: Episode) -> Grounds | None:
+        """What it needs to follow its plan; None where it has none."""
+        if episode.course is None:
+            return None
+        split = {"train_idx": episode.context, "test_idx": episode.targets}
+        sizes = [self.get(episode.scene, stage.long_side) for stage in episode.course.plan.stages]
+        scenes = tuple(replace(turned(scene, episode.rotation), **split) for scene in sizes)
+        return Grounds(scenes, lambda: self.depths(episode.scene, episode.context))
 
 
 def find_scenes(patterns: Sequence[str]) -> list[Path]:
@@ -208,7 +229,7 @@ def random_rotation(generator: torch.Generator) -> Tensor:
 def _dense(scene: Scene, config: MetaConfig, dice: Dice) -> tuple[tuple[int, ...], tuple[int, ...], Tensor, Tensor]:
     """context, targets, points, colours."""
     order = dice.sample(range(len(scene)), len(scene))
-    held_out = max(1, len(order) // HELD_OUT)
+    held_out = max(1, len(order) // config.held_out)
     low, high = (min(bound, len(order) - held_out) for bound in config.dense_views)
     count = round(dice.log_uniform(low, high))
     return tuple(order[held_out : held_out + count]), tuple(order[:held_out]), scene.points, scene.colors

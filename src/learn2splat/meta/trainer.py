@@ -20,14 +20,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..errors import OptionError
 from ..files import atomic_write, to_json
 from ..optimizers.anchored import Anchored, AnchoredConfig
 from ..optimizers.g3r import G3R, G3RConfig
 from ..optimizers.paper import Paper, PaperConfig
-from ..optimizers.weights import save_weights
+from ..optimizers.weights import load_weights, save_weights
 from . import resume as saved
 from .buffer import rollout_bound
 from .config import MetaConfig
+from .courses import most_gaussians, progress_of, rollout_steps
 from .resume import Slot
 from .resume import has_save as has_save
 from .schemes import roll_out, unroll
@@ -37,6 +39,7 @@ from .workers import Workers, flat
 LOG = "log.jsonl"
 WEIGHTS = "theta.safetensors"
 BETAS = (0.9, 0.999)
+ROLLOUT_WORK = 5  # A rollout of an episode with a plan has at most so many times `max_graph` Gaussians times steps: they cost less.
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,8 @@ class MetaStep:
     inner_steps: int  # Unrolled and rolled out; those of the reference not counted.
     lr: float
     seconds: float  # Of training, since the beginning of the run.
+    gaussians: tuple[int, ...] = ()  # Of the episodes, before the unroll.
+    plans: tuple[float | None, ...] = ()  # Where the episodes are in their plans, 0 to 1; None of those without one.
 
 
 @dataclass(frozen=True)
@@ -71,6 +76,7 @@ def train(
     *,
     data: Sequence[Path] = (),
     device: torch.device | str = "cpu",
+    init_weights: Path | None = None,
     resume: bool = False,
     max_minutes: float | None = None,
     save_every: float = 120.0,
@@ -82,6 +88,7 @@ def train(
     Args:
         data: folders of real scenes to learn from, besides procedural ones.
         device: where episodes and weights live; the gradients of several processes are summed on the CPU.
+        init_weights: file of weights to begin with, of a network of the same sizes; constants of the rule are those of `config`.
         resume: go on with the run in `out`.
         max_minutes: of this call; the schedule of the learning rate does not depend on it.
         save_every: seconds between two saves.
@@ -93,6 +100,8 @@ def train(
     mine = workers.slots(config.scenes_per_step)
     pool = ScenePool(config, out / "scenes", data, device)
     rule = make_rule(config)
+    if init_weights is not None and not resume:
+        begin_with(rule, init_weights)
     rule.network.to(device)
     names = [name for name, _ in rule.network.named_parameters()]
     parameters = [parameter for _, parameter in rule.network.named_parameters()]
@@ -156,6 +165,8 @@ def train(
             inner_steps=sum(o.inner_steps for o in outcomes),
             lr=rate,
             seconds=round(before + time.monotonic() - began, 2),
+            gaussians=tuple(o.gaussians for o in outcomes),
+            plans=tuple(o.progress for o in outcomes),
         )
         if workers.first:
             with open(out / LOG, "a") as log:
@@ -182,31 +193,38 @@ class Outcome:
     age: int
     scene: str
     inner_steps: int
+    gaussians: int
+    progress: float | None
 
 
 def meta_gradient(rule: Anchored | Paper | G3R, parameters: list[Tensor], slot: Slot, pool: ScenePool, config: MetaConfig, step: int) -> Outcome:
     """One slot of one meta-step: the gradient of an unrolled piece; the episode goes (back) to the buffer."""
     resumed = slot.buffer.take(slot.dice)
-    episode = resumed or pool.start(config, rule, slot.dice)
-    scene = pool.scene_of(episode)
-    unrolled = unroll(rule, episode, scene, config, step, slot.dice)
+    episode = resumed or pool.start(config, rule, slot.dice, step)
+    place = (len(episode.gaussians), None if episode.course is None else round(progress_of(episode), 3))
+    failed = Outcome(None, math.nan, math.nan, math.nan, episode.age, episode.scene, 0, *place)
+    scene, grounds = pool.scene_of(episode), pool.grounds_of(episode)
+    unrolled = unroll(rule, episode, scene, config, step, slot.dice, grounds)
     if unrolled is None or not bool(torch.isfinite(unrolled.loss)):
-        return Outcome(None, math.nan, math.nan, math.nan, episode.age, episode.scene, 0)
+        return failed
     gradient = flat(list(torch.autograd.grad(unrolled.loss, parameters, allow_unused=True, materialize_grads=True))).cpu()
     norm = float(gradient.norm())
     if not math.isfinite(norm) or not unrolled.episode.gaussians.is_finite():
-        return Outcome(None, math.nan, math.nan, math.nan, episode.age, episode.scene, 0)
+        return failed
     inner_steps, rollout = unrolled.steps, 0
     bound = 0 if step < config.imitation else rollout_bound(config, unrolled.episode.age, step)  # The weights cannot lead yet.
+    ends_at = None if grounds is None else episode.course.plan.steps
+    if bound and ends_at is not None:
+        bound = min(bound, max(8, ROLLOUT_WORK * config.max_graph // most_gaussians(unrolled.episode, bound)))
     if bound:
-        rollout = slot.dice.integer(1, bound)
-    if slot.buffer.wants(episode.age, unrolled.episode.age + rollout, resumed is not None, slot.dice):
-        stored = roll_out(rule, unrolled.episode, scene, rollout, slot.dice)
+        rollout = rollout_steps(unrolled.episode, bound, slot.dice)
+    if slot.buffer.wants(episode.age, unrolled.episode.age + rollout, resumed is not None, slot.dice, ends_at):
+        stored = roll_out(rule, unrolled.episode, scene, rollout, slot.dice, grounds)
         inner_steps += rollout
         if stored is not None:
             slot.buffer.store(stored)
     gradient = gradient * min(1.0, config.clip / (norm + 1e-12))
-    return Outcome(gradient, float(unrolled.loss.detach()), unrolled.ratio, norm, episode.age, episode.scene, inner_steps)
+    return Outcome(gradient, float(unrolled.loss.detach()), unrolled.ratio, norm, episode.age, episode.scene, inner_steps, *place)
 
 
 def make_rule(config: MetaConfig) -> Anchored | Paper | G3R:
@@ -218,6 +236,20 @@ def make_rule(config: MetaConfig) -> Anchored | Paper | G3R:
     names = ("width", "blocks", "magnitude", "few_age", "pull_age", "trust_age", "decay_anisotropy", "decay_shN")
     same = {name: getattr(config, name) for name in names}
     return Anchored(AnchoredConfig(**same, trained_age=config.max_age / 2), seed=config.seed)
+
+
+def begin_with(rule: Anchored | Paper | G3R, path: Path) -> None:
+    """Gives `rule` the weights in the file `path`.
+
+    Raises:
+        OptionError: they are of another architecture or of other sizes.
+        CheckpointError: see `load_weights`.
+    """
+    weights = load_weights(path).network.state_dict()
+    sizes, here = ({name: tuple(tensor.shape) for name, tensor in state.items()} for state in (weights, rule.network.state_dict()))
+    if sizes != here:
+        raise OptionError(f"{path} holds the weights of another network than the one to be trained: give weights of its architecture and sizes")
+    rule.network.load_state_dict(weights)
 
 
 def learning_rate(config: MetaConfig, step: int) -> float:
