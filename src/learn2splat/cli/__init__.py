@@ -28,12 +28,14 @@ from .fit import Fit
 from .init import Init
 from .render import Render
 from .report import Report
+from .sfm import Sfm
 from .train import Train
 from .weights import Weights
 
 Commands = (
     Annotated[Fit, tyro.conf.subcommand("fit")]
     | Annotated[Init, tyro.conf.subcommand("init")]
+    | Annotated[Sfm, tyro.conf.subcommand("sfm")]
     | Annotated[Eval, tyro.conf.subcommand("eval")]
     | Annotated[Render, tyro.conf.subcommand("render")]
     | Annotated[Export, tyro.conf.subcommand("export")]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
@@ -22,7 +22,7 @@ from ..gaussians import Gaussians, init_from_points, init_random, load_cloud
 from ..initializers import feedforward_start, few_points, stereo_init
 from ..machine import most_gaussians
 from ..optimizers import make_optimizer
-from ..scenes import Scene
+from ..scenes import Scene, lacks_poses
 from . import result as saved
 from .common import (
     Command,
@@ -47,6 +47,7 @@ from .fit_page import ENDED, facts, fit_page
 from .fit_pictures import HeldOut, held_out, held_out_in_haste
 from .plan_table import plan_sentence, print_plan
 from .progress import FitProgress
+from .sfm import scene_of_photos
 
 Densify = Literal["error", "default", "default-abs", "mcmc", "none"]
 
@@ -107,6 +108,8 @@ class Fit(Command):
     """Fixes everything that is random."""
     device: DeviceName = "cpu"
     """Where to compute."""
+    sfm: Flag = False
+    """Where SCENE is a folder of plain photos: find their poses first (learn2splat sfm), without asking."""
     resume: Flag = False
     """Go on with the run in --out, to the same bits as if it had never stopped. Other options as at its start;
     --steps and --max-seconds may be larger."""
@@ -122,6 +125,9 @@ class Fit(Command):
     """Print the metrics as one line of JSON, alone on stdout."""
 
     def run(self) -> None:
+        if lacks_poses(self.scene):
+            replace(self, scene=scene_of_photos(self.scene, self.sfm)).run()
+            return
         device = require_device(self.device)
         if self.resume and self.overwrite:
             raise OptionError("--resume and --overwrite exclude each other: go on with the run, or start it again")

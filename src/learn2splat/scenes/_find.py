@@ -111,7 +111,8 @@ def no_scene(root: Path) -> SceneError:
             return SceneError(f"{root} is an archive: unpack it first, and give the folder")
         return SceneError(f"{root} is no scene: expected a folder with a COLMAP model or a transforms.json")
     archive = next((name for name in sorted(_names_in(root)) if Path(name).suffix.lower() in _ARCHIVES), None)
-    hint = f"There is {archive}: unpack it first" if archive else "Did you pass images/?"
+    hint = "Did you pass images/?" + (f" Plain photos get their poses by: learn2splat sfm {root}" if holds_photos(root) else "")
+    hint = f"There is {archive}: unpack it first" if archive else hint
     return SceneError(
         f"no COLMAP model in {root}: looked for cameras.bin and cameras.txt in sparse/0, sparse, the folder itself and those below, "
         f"and for transforms.json. {hint}"

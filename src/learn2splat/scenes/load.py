@@ -10,7 +10,7 @@ from ..errors import SceneError
 from ._apps import read_app
 from ._assemble import assemble, check_options
 from ._colmap import read_colmap
-from ._find import find_model, find_transforms, find_transforms_below, no_scene
+from ._find import find_model, find_transforms, find_transforms_below, holds_photos, no_scene
 from ._notes import Notes
 from ._raw import LoadOptions, RawModel
 from ._transforms import read_transforms
@@ -62,6 +62,19 @@ def load_scene(
     for note in scene.warnings:
         warnings.warn(note, stacklevel=2)
     return scene
+
+
+def lacks_poses(path: Path) -> bool:
+    """Whether `path` is a folder of photos and nothing says where they were taken from."""
+    if not path.is_dir() or not holds_photos(path):
+        return False
+    options = LoadOptions(None, 1, 8, True, None, False)
+    try:
+        if find_model(path, deeper=True) or find_transforms(path) or find_transforms_below(path) or read_app(path, options, Notes()):
+            return False
+        return find_model(path) is None
+    except SceneError:  # a scene that is damaged: loading it says how
+        return False
 
 
 def _read(root: Path, options: LoadOptions) -> RawModel:

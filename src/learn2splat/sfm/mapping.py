@@ -1,0 +1,61 @@
+"""Comparing photos and placing them: COLMAP's matching, geometric verification and incremental mapping, in pieces that a progress bar can follow."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..scenes._camera import import_pycolmap
+from .features import row_name
+
+if TYPE_CHECKING:
+    import pycolmap
+
+PAIRS_AT_ONCE = 40  # compared between two looks at the clock: about two seconds
+SEED = 1
+MIN_MODEL = 3  # photos
+MIN_MATCHES = 15  # of a pair of photos, for it to say anything
+
+
+def match(database: Path, pairs: list[tuple[int, int]], folder: Path) -> Iterator[int]:
+    """Compare the features of pairs of photos, by position; yields now and then how many are done. What had been compared before costs nothing."""
+    colmap = import_pycolmap()
+    matching, verification = colmap.FeatureMatchingOptions(), colmap.TwoViewGeometryOptions()
+    matching.use_gpu = False
+    verification.ransac.random_seed = SEED
+    verification.min_num_inliers = MIN_MATCHES
+    pairing = colmap.ImportedPairingOptions()
+    pairing.match_list_path = folder / "pairs.txt"
+    for begin in range(0, len(pairs), PAIRS_AT_ONCE):
+        chunk = pairs[begin : begin + PAIRS_AT_ONCE]
+        pairing.match_list_path.write_text("".join(f"{row_name(i + 1)} {row_name(j + 1)}\n" for i, j in chunk), "utf-8")
+        colmap.match_image_pairs(database, matching, pairing, verification, colmap.Device.cpu)
+        yield begin + len(chunk)
+
+
+def place(database: Path, folder: Path, on_photos: Callable[[int], None]) -> list[pycolmap.Reconstruction]:
+    """The models that the photos give, the one with most photos first; no colours. `on_photos` is told how many were placed just now; it may raise.
+
+    Args:
+        folder: COLMAP writes its models there.
+    """
+    colmap = import_pycolmap()
+    options = colmap.IncrementalPipelineOptions()
+    options.min_model_size = MIN_MODEL
+    options.min_num_matches = MIN_MATCHES
+    options.extract_colors = False
+    for part in (options, options.mapper, options.triangulation):
+        part.random_seed = SEED
+    folder.mkdir(exist_ok=True)
+    models = colmap.incremental_mapping(
+        database, folder, folder, options, initial_image_pair_callback=lambda: on_photos(2), next_image_callback=lambda: on_photos(1)
+    )
+    return sorted(models.values(), key=lambda model: (-model.num_reg_images(), -model.num_points3D()))
+
+
+def quiet() -> None:
+    """COLMAP logs every step; only what is fatal is of interest here."""
+    colmap = import_pycolmap()
+    colmap.logging.minloglevel = colmap.logging.FATAL
+    colmap.logging.logtostderr = False
