@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "src" / "learn2splat"
 # docs/architecture.md: a folder imports only from those on its left.
 ORDER = ["errors", "files", "scenes", "sfm", "gaussians", "render", "losses", "optimizers", "optim"]
-ORDER += ["initializers", "density", "fit", "meta", "bench", "cli"]
+ORDER += ["initializers", "density", "fit", "meta", "bench", "viewer", "cli"]
 # gaussians.init_random takes a Scene, render.render_views takes Gaussians: left to right. The one exception is the private native module.
 NATIVE_USERS = {"gaussians", "render", "losses", "optimizers", "initializers"}
 

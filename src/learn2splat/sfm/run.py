@@ -143,7 +143,7 @@ class _Run:
             placed += count
             self._tell("placing photos", min(placed, len(readable)), len(readable))
 
-        models = place(database, self.work / "models", on_photos)
+        models = place(database, self.work / "models", len(readable), on_photos)
         registered = models[0].num_reg_images() if models else 0
         if registered < max(LEAST_PHOTOS, LEAST_SHARE * len(readable)):
             raise SceneError(f"only {registered} of {len(readable)} photos could be placed: {HELP}{self._other_matching()}")

@@ -1,0 +1,1 @@
+"""Looking at splats: one self-contained page (page.py and its scripts)."""
