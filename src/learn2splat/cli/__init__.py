@@ -25,6 +25,7 @@ from .demo import Demo
 from .eval import Eval
 from .export import Export
 from .fit import Fit
+from .index import MakeIndex
 from .init import Init
 from .render import Render
 from .report import Report
@@ -44,6 +45,7 @@ Commands = (
     | Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Ablate, tyro.conf.subcommand("ablate")]
     | Annotated[Bench, tyro.conf.subcommand("bench")]
+    | Annotated[MakeIndex, tyro.conf.subcommand("index")]
     | Annotated[Report, tyro.conf.subcommand("report")]
 )
 

@@ -25,7 +25,7 @@ from ._normalise import (
 from ._notes import Notes
 from ._photos import LoadedPhoto, UnusablePhoto, in_threads, load_photo
 from ._raw import LoadOptions, RawModel, RawView
-from .scene import Scene, Similarity, every_nth_split
+from .scene import Observed, Scene, Similarity, every_nth_split
 
 SCORED_EVERY = 8  # of the photos that are fitted, where all are
 DEFAULT_LONG_SIDE = 1600  # px, as 3DGS shrinks what is larger
@@ -100,6 +100,7 @@ def assemble(model: RawModel, options: LoadOptions) -> Scene:
         warnings=notes.sentences(),
         masks=None if all(mask is None for mask in masks) else tuple(_mask_of(photo) for photo in photos),
         offset=None if origin is None else torch.from_numpy(origin),
+        observations=_observations(views, finite),
     )
 
 
@@ -227,6 +228,20 @@ def _normalised(points: np.ndarray, origin: np.ndarray | None, to_normalised: Si
         part = points[first : first + CHUNK] if origin is None else points[first : first + CHUNK] - origin
         result[first : first + CHUNK] = to_normalised.apply(torch.from_numpy(np.ascontiguousarray(part)))
     return result
+
+
+def _observations(views: list[RawView], finite: np.ndarray) -> tuple[Observed, ...] | None:
+    """With positions among the points that are kept, and lenses removed; None where no photo has any."""
+    if all(view.observed is None for view in views):
+        return None
+    position = np.cumsum(finite) - 1
+    result = []
+    for view in views:
+        points, xy = view.observed or (np.zeros(0, np.int64), np.zeros((0, 2)))
+        there = finite[points]
+        rays = view.camera.rays(xy[there].astype(np.float64))
+        result.append(Observed(torch.from_numpy(position[points[there]].astype(np.int64)), torch.from_numpy(rays)))
+    return tuple(result)
 
 
 def _mask_of(photo: LoadedPhoto) -> Tensor:

@@ -35,6 +35,7 @@ MAX_SIZE = 1 << 20  # px; larger is a damaged file
 MIN_FOCAL = 0.01  # of the larger side: below it a photo would show more than 178 degrees
 LARGEST_INTRINSIC = 1e9  # px, and distortion coefficients: what is larger has lost its way, and may not survive float32
 LARGEST_COORDINATE = 1e15  # its square still fits into float32
+LENS_ITERATIONS = 50  # of `rays`; each leaves about the strength of the lens of the error
 ROTATION_TOLERANCE = 1e-2  # files are written with 3 to 17 digits
 
 
@@ -66,6 +67,23 @@ class Camera:
     def K(self) -> np.ndarray:
         """(3, 3) float64, px."""
         return np.array([[self.fx, 0, self.cx], [0, self.fy, self.cy], [0, 0, 1.0]])
+
+    def distorted(self, rays: np.ndarray) -> np.ndarray:
+        """Where the lens puts points (n, 2) of the plane at depth 1, on the same plane: OpenCV's rational model."""
+        k1, k2, p1, p2, k3, k4, k5, k6 = self.distortion
+        x, y = rays[:, 0], rays[:, 1]
+        r2 = x * x + y * y
+        radial = (1 + r2 * (k1 + r2 * (k2 + r2 * k3))) / (1 + r2 * (k4 + r2 * (k5 + r2 * k6)))
+        along = 2 * x * y
+        return np.stack([x * radial + p1 * along + p2 * (r2 + 2 * x * x), y * radial + p1 * (r2 + 2 * y * y) + p2 * along], 1)
+
+    def rays(self, xy: np.ndarray) -> np.ndarray:
+        """Points (n, 2) of the plane at depth 1 that are seen at `xy` (n, 2) px: the lens removed, by fixed-point iteration."""
+        seen = (xy - [self.cx, self.cy]) / [self.fx, self.fy]
+        rays = seen
+        for _ in range(LENS_ITERATIONS if self.is_distorted else 0):
+            rays = rays + seen - self.distorted(rays)
+        return rays
 
     def fault(self) -> str | None:
         """Why no photo can be fitted with this camera, in the words of an error message; None for a sound one."""

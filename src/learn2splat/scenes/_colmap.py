@@ -30,10 +30,10 @@ def read_colmap(root: Path, found: FoundModel, options: LoadOptions, notes: Note
         SceneError: a file of it is damaged, a camera model is not supported, or there are no photos at all.
     """
     folder = found.folder
-    model = read_binary(folder) if found.suffix == ".bin" else read_text_model(folder)
+    model = (read_binary if found.suffix == ".bin" else read_text_model)(folder, keypoints=options.observations)
     if not model.images:
         raise SceneError(f"the COLMAP model in {folder} has no photos: map them again")
-    points, rgb, seen_of = _points_and_tracks(model, folder, notes)
+    points, rgb, seen_of, observed_of = _points_and_tracks(model, folder, notes)
     photos = _Photos(root, folder, options, notes, [image.name for image in model.images])
     _require_rotations(model.images, folder, notes)
     views = []
@@ -43,7 +43,7 @@ def read_colmap(root: Path, found: FoundModel, options: LoadOptions, notes: Note
         fault = pose_fault(camtoworld) or camera.fault()
         path, data_factor, mask, missing = photos.of(image.name)
         fault = f"it has {fault}" if fault else missing
-        views.append(RawView(image.name, path, camtoworld, camera, data_factor, seen_of(image), None, mask, fault))
+        views.append(RawView(image.name, path, camtoworld, camera, data_factor, seen_of(image), None, mask, fault, observed_of(image)))
     photos.masks.note(notes)
     return RawModel(root, views, points, rgb, notes)
 
@@ -89,23 +89,28 @@ def camtoworld_of(image: ColmapImage) -> np.ndarray:
     return pose
 
 
-def _points_and_tracks(model: ColmapModel, folder: Path, notes: Notes) -> tuple[np.ndarray, np.ndarray, Callable[[ColmapImage], np.ndarray | None]]:
-    """(points, colours, function from a photo to the positions of the points seen in it, or to None)."""
+Seen = Callable[[ColmapImage], np.ndarray | None]
+Observed = Callable[[ColmapImage], tuple[np.ndarray, np.ndarray] | None]
+
+
+def _points_and_tracks(model: ColmapModel, folder: Path, notes: Notes) -> tuple[np.ndarray, np.ndarray, Seen, Observed]:
+    """(points, colours, functions from a photo to the positions of the points seen in it, and to these with where they are seen, or to None)."""
+    nothing = (lambda image: None, lambda image: None)
     points = model.points
     if not len(points.ids):
         for cloud in (folder / name for name in CLOUD_NAMES):
             if cloud.is_file() and not is_splat(cloud):
                 notes.say(f"the model in {folder} has no points: took those of {cloud.name} beside it")
-                return *read_cloud(cloud), lambda image: None
-        return points.xyz, points.rgb, lambda image: None
+                return *read_cloud(cloud), *nothing
+        return points.xyz, points.rgb, *nothing
     if not points.track_lengths.any():
-        return points.xyz, points.rgb, lambda image: None
+        return points.xyz, points.rgb, *nothing
     # A point of one observation has no depth. Models without any tracks are converted ones: all of their points are kept.
     reliable = points.track_lengths >= 2
     if not reliable.all():
         points = ColmapPoints(points.ids[reliable], points.xyz[reliable], points.rgb[reliable], points.track_lengths[reliable])
     if not any(len(image.point_ids) for image in model.images):  # tracks whose photos lost their keypoints say nothing of what a photo sees
-        return points.xyz, points.rgb, lambda image: None
+        return points.xyz, points.rgb, *nothing
     ids = points.ids
 
     def seen_of(image: ColmapImage) -> np.ndarray:
@@ -115,7 +120,14 @@ def _points_and_tracks(model: ColmapModel, folder: Path, notes: Notes) -> tuple[
         known = position < len(ids)
         return position[known][ids[position[known]] == seen[known]]
 
-    return points.xyz, points.rgb, seen_of
+    def observed_of(image: ColmapImage) -> tuple[np.ndarray, np.ndarray] | None:
+        if image.xy is None:
+            return None
+        position = np.searchsorted(ids, image.point_ids).clip(0, len(ids) - 1)
+        known = (ids[position] == image.point_ids) & np.isfinite(image.xy).all(1)
+        return position[known], image.xy[known]
+
+    return points.xyz, points.rgb, seen_of, observed_of
 
 
 class _Photos:

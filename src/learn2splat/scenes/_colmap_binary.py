@@ -24,14 +24,14 @@ _LONGEST_NAME = 1 << 12  # bytes
 _BLOCK = 1 << 25  # bytes of points3D.bin that are looked at together
 
 
-def read_binary(folder: Path, *, points: bool = True) -> ColmapModel:
-    """The model; without `points` its cameras and photos alone.
+def read_binary(folder: Path, *, points: bool = True, keypoints: bool = False) -> ColmapModel:
+    """The model; without `points` its cameras and photos alone, with `keypoints` also where photos see the points.
 
     Raises:
         SceneError: a file is cut, foreign, or has cameras that are not supported.
     """
     cameras = _read_cameras(folder / "cameras.bin")
-    images = _read_images(folder / "images.bin", cameras)
+    images = _read_images(folder / "images.bin", cameras, keypoints)
     file = folder / "points3D.bin"
     return ColmapModel(cameras, images, _read_points(file, [image.image_id for image in images]) if points and file.is_file() else NO_POINTS)
 
@@ -108,7 +108,7 @@ def _read_cameras(path: Path) -> dict[int, Camera]:
     return cameras
 
 
-def _read_images(path: Path, cameras: dict[int, Camera]) -> list[ColmapImage]:
+def _read_images(path: Path, cameras: dict[int, Camera], keep_xy: bool) -> list[ColmapImage]:
     reader = _open(path)
     with reader.file:
         count = reader.count(_IMAGE.size, "photos")
@@ -122,10 +122,9 @@ def _read_images(path: Path, cameras: dict[int, Camera]) -> list[ColmapImage]:
                 raise damaged(path, f"photo {image_id} comes twice")
             num_keypoints = reader.count(_KEYPOINT.itemsize, f"keypoints of {name!r}")
             keypoints = np.frombuffer(reader.take(num_keypoints * _KEYPOINT.itemsize, "keypoints"), _KEYPOINT)
-            point_ids = keypoints["point_id"]
-            images[image_id] = ColmapImage(
-                image_id, name, np.array(pose[:4]), np.array(pose[4:]), camera_id, point_ids[point_ids != _NO_POINT].astype(np.uint64)
-            )
+            keypoints = keypoints[keypoints["point_id"] != _NO_POINT]
+            point_ids, xy = keypoints["point_id"].astype(np.uint64), keypoints["xy"].copy() if keep_xy else None
+            images[image_id] = ColmapImage(image_id, name, np.array(pose[:4]), np.array(pose[4:]), camera_id, point_ids, xy)
         reader.finish(count, "photos")
     return list(images.values())
 

@@ -29,6 +29,7 @@ class ColmapImage:
     translation: np.ndarray  # (3,)
     camera_id: int
     point_ids: np.ndarray  # (K,) uint64, ids of the points seen at its keypoints, unordered
+    xy: np.ndarray | None = None  # (K, 2) px of these keypoints; None: not asked for
 
 
 @dataclass(frozen=True)

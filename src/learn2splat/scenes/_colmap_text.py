@@ -22,14 +22,14 @@ _ANNOUNCED = re.compile(r"#\s*Number of \w+:\s*(\d+)")
 _IMAGE_FIELDS = 10  # IMAGE_ID QW QX QY QZ TX TY TZ CAMERA_ID NAME
 
 
-def read_text_model(folder: Path, *, points: bool = True) -> ColmapModel:
-    """The model; without `points` its cameras and photos alone.
+def read_text_model(folder: Path, *, points: bool = True, keypoints: bool = False) -> ColmapModel:
+    """The model; without `points` its cameras and photos alone, with `keypoints` also where photos see the points.
 
     Raises:
         SceneError: a file is cut, foreign, or has cameras that are not supported.
     """
     cameras = _read_cameras(folder / "cameras.txt")
-    images = _read_images(folder / "images.txt", cameras)
+    images = _read_images(folder / "images.txt", cameras, keypoints)
     file = folder / "points3D.txt"
     return ColmapModel(cameras, images, _read_points(file, [image.image_id for image in images]) if points and file.is_file() else NO_POINTS)
 
@@ -62,7 +62,7 @@ def _read_cameras(path: Path) -> dict[int, Camera]:
     return cameras
 
 
-def _read_images(path: Path, cameras: dict[int, Camera]) -> list[ColmapImage]:
+def _read_images(path: Path, cameras: dict[int, Camera], keep_xy: bool) -> list[ColmapImage]:
     text = read_text(path)
     images: dict[int, ColmapImage] = {}
     lines = [line for line in text.splitlines() if not line.lstrip().startswith("#")]
@@ -88,7 +88,8 @@ def _read_images(path: Path, cameras: dict[int, Camera]) -> list[ColmapImage]:
         elif not _is_image(lines[at]):
             raise damaged(path, f"expected the keypoints (X Y POINT3D_ID ...) of {name!r} or the next photo, got {lines[at].strip()[:60]!r}")
         pose = np.array([number(field) for field in fields[1:8]])
-        images[image_id] = ColmapImage(image_id, name, pose[:4], pose[4:], camera_id, np.zeros(0, np.uint64) if point_ids is None else point_ids)
+        xy = _positions(lines[at - 1]) if keep_xy and point_ids is not None and len(point_ids) else np.zeros((0, 2)) if keep_xy else None
+        images[image_id] = ColmapImage(image_id, name, pose[:4], pose[4:], camera_id, np.zeros(0, np.uint64) if point_ids is None else point_ids, xy)
     _require_whole(path, text, len(images))
     return list(images.values())
 
@@ -117,6 +118,12 @@ def _keypoints(line: str) -> np.ndarray | None:
     except (ValueError, OverflowError):
         return None
     return ids[ids >= 0].astype(np.uint64)
+
+
+def _positions(line: str) -> np.ndarray:
+    """(K, 2) px, of the keypoints of a line whose ids `_keypoints` returns."""
+    rows = np.array([number(token) for token in line.split()]).reshape(-1, 3)
+    return rows[rows[:, 2] >= 0, :2]
 
 
 def _read_points(path: Path, image_ids: list[int]) -> ColmapPoints:

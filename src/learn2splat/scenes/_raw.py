@@ -21,6 +21,7 @@ class LoadOptions:
     masks: bool = True
     background: str | None = None
     allow_outside: bool = False
+    observations: bool = False
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class RawView:
     held_out: bool | None = None  # None: decided by the every-n-th rule
     mask: Path | None = None
     fault: str | None = None  # why it can only be left out: the end of a sentence "left out photo x: ..."
+    observed: tuple[np.ndarray, np.ndarray] | None = None  # positions in RawModel.points (n,), and where they are seen (n, 2), px of `camera`
 
 
 @dataclass(frozen=True)

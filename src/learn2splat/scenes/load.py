@@ -26,6 +26,7 @@ def load_scene(
     masks: bool = True,
     background: str | None = None,
     allow_outside: bool = False,
+    observations: bool = False,
 ) -> Scene:
     """Read posed photos into the normalised frame (docs/conventions.md).
 
@@ -44,6 +45,7 @@ def load_scene(
         masks: leave out of the fit and of scores what masks (folder masks/, mask_path) or a transparent photo hide.
         background: "white" or "black", compose transparent photos on it. Default: white for NeRF-synthetic scenes; others ignore what is transparent.
         allow_outside: read photos that the model names outside of the scene's folder.
+        observations: also keep where photos see the points (`Scene.observations`): they can then be triangulated anew from some of the photos.
 
     Returns:
         A `Scene`. What had to be left out, guessed or mended (a photo that is missing or sees none of the points, a name in another case) is told by
@@ -53,7 +55,7 @@ def load_scene(
         SceneError: the model is missing, damaged or unsupported, or fewer than two of its photos can be used.
         OptionError: an argument makes no sense.
     """
-    options = LoadOptions(long_side, data_factor, test_every, masks, background, allow_outside)
+    options = LoadOptions(long_side, data_factor, test_every, masks, background, allow_outside, observations)
     check_options(options)
     root = Path(path)
     if not root.exists():

@@ -63,6 +63,14 @@ class Similarity:
         return Similarity(1.0 / self.scale, back, -(back @ self.translation) / self.scale)
 
 
+@dataclass(frozen=True, eq=False)
+class Observed:
+    """What a photo sees of the points of a scene: `points` (n,) int64, positions; `rays` (n, 2) float64, x / z and y / z in the camera frame."""
+
+    points: Tensor
+    rays: Tensor
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Scene:
     """Posed photos and the points seen in them. Index i means the same photo in every list.
@@ -83,6 +91,7 @@ class Scene:
         eps2d: px^2, how much every Gaussian is blurred where photos of this scene are rendered (`rasterize`).
         offset: (3,) float64, coordinates of the files = input frame + offset; None: they are the same. Georeferenced scenes have one, because
             float32 cannot hold their coordinates.
+        observations: of each photo; None: the model says nothing of them, or they were not asked for.
     """
 
     name: str
@@ -100,6 +109,7 @@ class Scene:
     masks: tuple[Tensor, ...] | None = None
     offset: Tensor | None = None
     eps2d: float = EPS2D
+    observations: tuple[Observed, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.images)
