@@ -10,6 +10,7 @@ from tiny_scenes import tiny_scene
 
 from learn2splat.bench import Budget, Protocol, read_cells, run_bench, run_group
 from learn2splat.errors import CheckpointError, OptionError
+from learn2splat.scenes.views import choose_views
 
 PROTOCOL = Protocol(budget=Budget.parse("steps:12"), long_side=None, max_points=30, views_per_step=2)
 TIMED = replace(PROTOCOL, budget=Budget.parse("adam:12"))
@@ -233,17 +234,18 @@ def test_sparse_views_are_chosen_once_and_written_down(tmp_path, clock):
     bench(tmp_path, ["nominal"], sparse, seeds=2)
     index = tmp_path / sparse.key / "tiny" / "views.json"
     entry = json.loads(index.read_text())["tiny"]
-    assert entry["target"] == [0] and len(entry["context"]) == 3 and entry["context"] == sorted(set(entry["context"]) - {0})
+    scene = tiny_scene(6)
+    assert (tuple(entry["context"]), tuple(entry["target"])) == choose_views(scene, 3)
     assert all(cell.header["scene"]["context"] == 3 for cell in read_cells(tmp_path))
 
-    entry["context"] = [1, 2]  # an index file of someone else's
+    entry["context"], entry["target"] = [1, 2], [3]  # an index file of someone else's
     other = tmp_path / "other" / sparse.key / "tiny" / "views.json"
     other.parent.mkdir(parents=True)
     other.write_text(json.dumps({"tiny": entry}))
     bench(tmp_path / "other", ["nominal"], sparse)
     assert read_cells(tmp_path / "other")[0].header["scene"]["context"] == 2
 
-    with pytest.raises(OptionError, match="context views must be 2 to 5"):
+    with pytest.raises(OptionError, match="context views must be 1 to 5"):
         bench(tmp_path / "third", ["nominal"], replace(PROTOCOL, context_views=6))
 
 

@@ -112,10 +112,10 @@ def test_re10k_with_an_index(tmp_path):
     assert scene.train_idx == (2, 6) and scene.test_idx == (3, 4) and scene.size(9) == (60, 32)
     assert set(scene.colors[:, 0].tolist()) == {40, 120}  # photos 2 and 6 of the maker
     assert load("re10k", tmp_path, "ccc", long_side=32).size(0) == (32, 18)
-    chosen = load("re10k", tmp_path, "ccc", Views(8, 3)).train_idx
-    assert len(chosen) == 3 and not set(chosen) & {0, 8}
+    chosen = load("re10k", tmp_path, "ccc", Views(8, 3))
+    assert len(chosen.train_idx) == 3 and chosen.test_idx and not set(chosen.train_idx) & set(chosen.test_idx)
     file.write_text(json.dumps({"bbb": {"context": [6, 99], "target": [3]}}))
-    with pytest.raises(SceneError, match="names photo 99 of bbb, which has 10"):
+    with pytest.raises(OptionError, match="names photo 99 of bbb, which has 10"):
         load("re10k", tmp_path, "bbb", Views(8, 2, read_suite_index(file)))
 
 

@@ -105,7 +105,7 @@ def test_what_makes_no_sense_is_one_sentence(scene_folder, fitted, tmp_path, sen
     assert "--context-views belongs to" in sentence("bench", scene_folder, "--context-views", "3", *out)
     assert "no such folder" in sentence("bench", scene_folder, tmp_path / "nothing", *out)
     assert "test_every" in sentence("bench", scene_folder, "--test-every", "1", *out)
-    assert "context views must be 2 to 8" in sentence("bench", scene_folder, "--setting", "sparse", "--context-views", "9", *out)
+    assert "context views must be 1 to 9" in sentence("bench", scene_folder, "--setting", "sparse", "--context-views", "10", *out)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     assert "finds none: use cpu" in sentence("bench", scene_folder, "--device", "cuda", *out)
     (tmp_path / "file").write_text("mine")

@@ -9,7 +9,8 @@
 
 A run is over after the first step that reaches its seconds, so it may be longer than its budget by less than a step.
 
-Settings: `dense` fits all photos but every `test_every`-th; `sparse` fits a fixed choice of `context_views` of those.
+Settings: `dense` fits all photos but every `test_every`-th; `sparse` fits `context_views` of a window, all in every step, and holds out some between
+them (`scenes/views.py`), with points that follow from these alone (`scenes/context.py`).
 """
 
 from __future__ import annotations
@@ -34,7 +35,17 @@ FORMAT = 1
 SLICE_SECONDS = 1.0  # How long one optimizer runs before the next gets its turn: shorter than what neighbours on a machine usually do.
 MEMORY_RUNS = 5  # Of the warm-up, whose median peak is the memory of a cell.
 WARM_UP_STEPS = 2  # Made and thrown away before the clock starts: first calls import, allocate and start threads.
-LATER_FIELDS = {"metrics": "ours", "suite": None, "size": None, "index": None, "density": "none", "num_downscales": 0, "max_gaussians": None}
+LATER_FIELDS = {
+    "metrics": "ours",
+    "suite": None,
+    "size": None,
+    "index": None,
+    "density": "none",
+    "num_downscales": 0,
+    "max_gaussians": None,
+    "init": "sfm",
+}
+SPARSE_VIEWS = "farthest points in a window, points from the context alone"  # how views are chosen; results of another way keep their own folder
 
 
 @dataclass(frozen=True)
@@ -78,6 +89,7 @@ class Protocol:
     views_per_step: int | None = 8  # None: as the plan has it
     test_every: int = 8
     context_views: int | None = None  # None: dense
+    init: str = "sfm"  # the start of all (initializers/starts.py)
     device: Literal["cpu", "cuda"] = "cpu"
     metrics: Literal["ours", "gsplat", "inria"] = "ours"  # metrics.py
     suite: str | None = None  # suites.py; None: folders given one by one
@@ -112,6 +124,11 @@ class Protocol:
         )
 
     @property
+    def chooses_views(self) -> bool:
+        """Whether context and held-out photos are chosen here; else scenes come with them."""
+        return self.context_views is not None and self.suite is None and self.index is None
+
+    @property
     def setting(self) -> str:
         return "dense" if self.context_views is None else "sparse"
 
@@ -131,6 +148,8 @@ class Protocol:
         for later, default in LATER_FIELDS.items():  # results from before these fields existed keep their key
             if rules[later] == default:
                 del rules[later]
+        if self.chooses_views:
+            rules["views"] = SPARSE_VIEWS
         return {**rules, "slice_seconds": SLICE_SECONDS, "warm_up_steps": WARM_UP_STEPS, "format": FORMAT}
 
     @property

@@ -19,7 +19,7 @@ import torch
 from ..errors import OptionError
 from ..files import clashing, file_name, locked
 from ..fit.measure import measured_step_seconds
-from ..gaussians import init_from_points
+from ..initializers import make_start, sparse_start
 from ..machine import commit, machine, portable_command
 from ..scenes import Scene
 from ..threads import num_threads
@@ -114,11 +114,16 @@ def run_group(
     folder = out / protocol.key / file_name(scene.name)
     mine = (f"*/seed{seed}.checkpoint/.*.partial", f"*/.seed{seed}-*.partial")  # Other processes run other seeds in the same folder.
     with locked(folder, f".seed{seed}.lock", mine):
-        scene = with_views(scene, protocol.context_views, folder / "views.json")
+        scene = with_views(scene, protocol, folder / "views.json")
         shown = scene.test_idx[len(scene.test_idx) // 2]
         write_once(folder / "photo.png", lambda: png(scene.image(shown)))
         generator = torch.Generator().manual_seed(seed)
-        gaussians = init_from_points(scene.points, scene.colors, max_points=protocol.max_points, generator=generator).to(device)
+        options = {"max_points": protocol.max_points, "generator": generator}
+        if protocol.context_views is None:
+            gaussians, _ = make_start(scene, protocol.init, **options)
+        else:
+            scene, gaussians, _ = sparse_start(scene, protocol.init, **options)
+        gaussians = gaussians.to(device)
         about = {"machine": {**machine(), "native_threads": num_threads()}, "commit": _commit(), "command": portable_command(command)}
         timed = protocol.planned and protocol.budget.seconds is not None
         step_seconds = measured_step_seconds(scene, gaussians) if timed else None

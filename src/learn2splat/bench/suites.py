@@ -26,15 +26,15 @@ from functools import partial
 from pathlib import Path
 
 from ..errors import Learn2SplatError, OptionError, SceneError
-from ..files import read_json
 from ..scenes import Scene, load_scene
 from ..scenes._find import find_model
 from ..scenes._names import PHOTO_SUFFIXES
 from ..scenes._photos import UnusablePhoto, photo_size
 from ..scenes.adapt import cover_and_crop, with_random_points
+from ..scenes.context import context_scene
 from ..scenes.re10k import find_chunks, load_re10k
+from ..scenes.views import Index, choose_views
 from .executors import SceneSource
-from .views import choose_context
 
 MAX_DEPTH = 3  # Of folders that are looked through for COLMAP models.
 RANDOM_POINTS = 50_000  # About as many as a feed-forward start has (docs/method.md section 4); --max-points draws from them.
@@ -103,7 +103,9 @@ def load_suite_scene(suite: str, name: str, path: Path, views: Views, size: tupl
             size = (max(1, round(height * ratio)), max(1, round(width * ratio)))
     else:
         shrink_to = (long_side or 0) if size is None else 0
-        scene = load_scene(path, long_side=shrink_to, data_factor=_data_factor(path, size, long_side), test_every=views.test_every)
+        sparse = views.context_views is not None
+        factor = _data_factor(path, size, long_side)
+        scene = load_scene(path, long_side=shrink_to, data_factor=factor, test_every=views.test_every, observations=sparse)
     scene = with_split(replace(scene, name=name), views)
     scene = scene if size is None else cover_and_crop(scene, *size)
     return scene if len(scene.points) else with_random_points(scene, RANDOM_POINTS, RANDOM_DEPTHS)
@@ -113,15 +115,11 @@ def with_split(scene: Scene, views: Views) -> Scene:
     """The scene with its context and target views.
 
     Raises:
-        SceneError: the index names photos that are not there.
+        OptionError: the index names photos that are not there, or there are too few for so many context views.
     """
     if views.index is None:
-        context = scene.train_idx if views.context_views is None else choose_context(scene, views.context_views)
-        return replace(scene, train_idx=tuple(context))
-    context, target = views.index.scenes[scene.name]
-    if max(*context, *target) >= len(scene):
-        raise SceneError(f"the index names photo {max(*context, *target)} of {scene.name}, which has {len(scene)}: it was made for other photos")
-    return replace(scene, train_idx=context, test_idx=target)
+        return scene if views.context_views is None else context_scene(scene, *choose_views(scene, views.context_views))
+    return context_scene(scene, *Index(dict(views.index.scenes)).views_of(scene))
 
 
 def read_suite_index(path: Path) -> SuiteIndex:
@@ -130,14 +128,7 @@ def read_suite_index(path: Path) -> SuiteIndex:
     Raises:
         OptionError: unreadable, empty, a view that is both, or scenes with different numbers of context views.
     """
-    try:
-        entries = {str(scene): entry for scene, entry in read_json(path).items() if entry is not None}
-        index = {scene: tuple(tuple(sorted(map(int, entry[kind]))) for kind in ("context", "target")) for scene, entry in entries.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise OptionError(f'{path} is no evaluation index ({error!r}): expected {{scene: {{"context": [...], "target": [...]}}}}') from error
-    for scene, (context, target) in index.items():
-        if not context or not target or set(context) & set(target) or min(*context, *target) < 0:
-            raise OptionError(f"scene {scene} in {path} needs context and target views, from 0, none of them both")
+    index = {scene: views for scene, views in Index.read(path).scenes.items() if views is not None}
     counts = {len(context) for context, _ in index.values()}
     if len(counts) != 1:
         raise OptionError(f"the scenes in {path} must all have the same number of context views, got {sorted(counts)}: use a file for each")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,9 @@ from ..bench.protocol import parse_contenders
 from ..bench.report import check_folder
 from ..bench.suites import SUITES, SuiteIndex, Views, read_suite_index, suite_sources
 from ..errors import OptionError, SceneError
+from ..scenes import Scene
+from ..scenes.context import context_scene
+from ..scenes.views import Index
 from .bench_progress import BenchProgress
 from .common import Command, DeviceName, Interrupted, MaybeInt, MaybePath, stop_on_signals
 from .fit import Densify
@@ -48,7 +52,7 @@ class Bench(Command):
     data: MaybePath = None
     """The folder of the suite."""
     index: MaybePath = None
-    """Evaluation index of pixelSplat, MVSplat or DepthSplat: which photos of a suite's scenes are context and which are held out."""
+    """Which photos are context and which are held out, with --setting sparse: a file of learn2splat index, pixelSplat, MVSplat or DepthSplat."""
     size: Annotated[str | None, tyro.conf.arg(metavar="HxW", help_behavior_hint="")] = None
     """Photos of a suite at exactly this height and width, as 512x960: shrunk to cover it, then cropped. In place of --long-side."""
     seeds: int = 1
@@ -56,9 +60,11 @@ class Bench(Command):
     out: Path = Path("out/bench")
     """Folder for the results, report.html, report.md and results.csv. Results of other options stay beside these."""
     setting: Literal["dense", "sparse"] = "dense"
-    """Fit all photos that are not held out, or only --context-views of them."""
+    """Fit all photos that are not held out, or only --context-views of them, all in every step."""
     context_views: MaybeInt = None
     """Photos that are fitted in the sparse setting; 8 by default."""
+    init: Annotated[Literal["sfm", "feedforward", "stereo", "depth", "random"], tyro.conf.arg(metavar="NAME")] = "sfm"
+    """What all start from: as in fit. In the sparse setting only sfm and depth see points, those of the context photos."""
     densify: Densify | None = None
     """How all grow: error, default, mcmc or none. An optimizer called name+mcmc, name+default, ... has its own way, and name+full begins at the full
     size. (default: error where the budget is a time, as in fit; else none)"""
@@ -69,9 +75,10 @@ class Bench(Command):
     long_side: MaybeInt = None
     """Photos are scaled down to so many px; 0 leaves them as they are. Default: 0 where runs grow, else 256."""
     max_points: MaybeInt = None
-    """So many of the scene's points at most become Gaussians; 0 for all. Default: all where runs grow, else 5000."""
+    """So many of the scene's points at most become Gaussians; 0 for all. Default: all where runs grow and in the sparse setting, else
+    5000."""
     views_per_step: MaybeInt = None
-    """Photos per step. Default: as in fit where runs grow, else 8."""
+    """Photos per step. Default: as in fit where runs grow, else 8; all in the sparse setting."""
     test_every: int = 8
     """Every so many-th photo, by name, is held out."""
     device: DeviceName = "cpu"
@@ -120,19 +127,21 @@ class Bench(Command):
         density = self.densify or ("error" if grows else "none")
         halvings = self.num_downscales if self.num_downscales is not None or density != "none" else 0
         laboratory = density == "none" and halvings == 0
+        most_points = 5000 if laboratory and self.setting == "dense" else None
         if budget.reference is not None and not laboratory:
             raise OptionError(f"--budget {budget} is for runs of one size without growth: give --budget seconds:60 or steps:300 to runs that grow")
         return Protocol(
             budget=budget,
             long_side=None if paper or size is not None else ((256 if laboratory else None) if self.long_side is None else self.long_side or None),
-            max_points=None if paper else ((5000 if laboratory else None) if self.max_points is None else self.max_points or None),
-            views_per_step=self.views_per_step or (8 if laboratory else None),
+            max_points=None if paper else (most_points if self.max_points is None else self.max_points or None),
+            views_per_step=self.views_per_step or (views if self.setting == "sparse" else 8 if laboratory else None),
             density=density,
             num_downscales=halvings,
             max_gaussians=self.max_gaussians,
             test_every=self.test_every,
             context_views=None if self.setting == "dense" else views,
             device=self.device,
+            init=self.init,
             metrics=self.protocol if self.protocol in ("gsplat", "inria") else "ours",
             suite=self.suite,
             size=size,
@@ -153,8 +162,8 @@ class Bench(Command):
 
     def _check(self, protocol: Protocol, optimizers: list[str]) -> None:
         """Everything that can be known to be wrong before the first scene is loaded."""
-        if self.suite is None and (self.data is not None or self.index is not None or self.size is not None):
-            raise OptionError("--data, --index and --size belong to --suite: name the data set")
+        if self.suite is None and (self.data is not None or self.size is not None):
+            raise OptionError("--data and --size belong to --suite: name the data set")
         if self.suite is not None and self.data is None:
             raise OptionError(f"--suite {self.suite} needs --data, the folder of the data set")
         if self.suite is None and not self.scenes:
@@ -181,7 +190,9 @@ class Bench(Command):
         """What every worker loads by itself."""
         if self.suite is None:
             paths = [path.resolve() for path in self.scenes]
-            return [SceneSource(path.name, partial(open_scene, path, protocol.long_side or 0, 1, protocol.test_every)) for path in paths]
+            sparse = protocol.context_views is not None
+            load = partial(open_scene, long_side=protocol.long_side or 0, data_factor=1, test_every=protocol.test_every, observations=sparse)
+            return [SceneSource(path.name, partial(_of_index, load, index, path)) for path in paths]
         views = Views(protocol.test_every, protocol.context_views, index)
         found = {source.name: source for source in suite_sources(self.suite, self.data, views, protocol.size, protocol.long_side)}
         names = [str(name) for name in self.scenes] or list(found)
@@ -189,3 +200,9 @@ class Bench(Command):
         if unknown:
             raise SceneError(f"suite {self.suite} in {self.data} has no scene {', '.join(unknown)}: it has {', '.join(list(found)[:20])}")
         return [SceneSource(name, partial(with_notes, found[name].load)) for name in names]
+
+
+def _of_index(load: Callable[..., Scene], index: SuiteIndex | None, path: Path) -> Scene:
+    """The scene at `path` as it is, or with its views in the index."""
+    scene = load(path)
+    return scene if index is None else context_scene(scene, *Index(dict(index.scenes)).views_of(scene))

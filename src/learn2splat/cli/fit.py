@@ -18,11 +18,14 @@ from ..fit import FitResult, Plan, fit, make_plan, score, shows_anything
 from ..fit.checkpoint import has_checkpoint
 from ..fit.measure import measured_step_seconds
 from ..fit.options import check_options
-from ..gaussians import Gaussians, init_from_points, init_random, load_cloud
-from ..initializers import feedforward_start, few_points, stereo_init
+from ..gaussians import Gaussians, init_from_points, load_cloud
+from ..initializers import STARTS, few_points, make_start, sparse_start
+from ..initializers.starts import SEE_POINTS
 from ..machine import most_gaussians
 from ..optimizers import make_optimizer
 from ..scenes import Scene, lacks_poses
+from ..scenes.context import context_scene
+from ..scenes.views import Index, choose_views
 from . import result as saved
 from .common import (
     Command,
@@ -51,8 +54,6 @@ from .sfm import scene_of_photos
 
 Densify = Literal["error", "default", "default-abs", "mcmc", "none"]
 
-RANDOM_START = 5000  # Gaussians of --init random where the scene has no points that say how many
-
 
 @dataclass(frozen=True)
 class Fit(Command):
@@ -78,12 +79,14 @@ class Fit(Command):
     --steps the run ends by itself when it no longer improves, at the latest after 1800 seconds."""
     steps: MaybeInt = None
     """The best splat within so many steps, to the same bits on every run."""
-    densify: Densify = "error"
-    """How the number of Gaussians grows: error (where the render is wrong), default (clone, split and prune of 3DGS), mcmc (3DGS-MCMC) or none."""
+    densify: Annotated[Densify | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="")] = None
+    """How the number of Gaussians grows: error (where the render is wrong), default (clone, split and prune of 3DGS), default-abs, mcmc (3DGS-MCMC)
+    or none. Default: error; none in the sparse setting."""
     max_gaussians: MaybeInt = None
     """Never more Gaussians than this. Default: as many as the time is good for."""
     num_downscales: MaybeInt = None
-    """How many times the photos are halved at the start of the run: 0 to 3. Default: by their size; 0 where --init is a splat."""
+    """How many times the photos are halved at the start of the run: 0 to 3. Default: by their size; 0 where --init is a splat, and in the sparse
+    setting."""
     long_side: MaybeInt = None
     """Shrink the photos so that the longer side has so many pixels. Default: 1600 at most; 0: never."""
     data_factor: int = 1
@@ -92,6 +95,12 @@ class Fit(Command):
     """Start from at most so many points, drawn at random."""
     test_every: int = 8
     """Hold out the first and then every so-many-th photo of the sorted names; 0: fit all of them, and score fitted ones."""
+    setting: Literal["dense", "sparse"] = "dense"
+    """Fit all photos that are not held out, or only --context-views of them, all in every step; some of those between them are held out."""
+    context_views: MaybeInt = None
+    """Photos that are fitted in the sparse setting. Default: 8, or as --index has it."""
+    index: MaybePath = None
+    """Which photos these are, and which are held out: a file of learn2splat index, pixelSplat, MVSplat or DepthSplat."""
     no_masks: Flag = False
     """Fit and score also what masks (folder masks/, mask_path) or transparent pixels hide."""
     background: Annotated[Literal["white", "black"] | None, tyro.conf.arg(metavar="{white,black}", help_behavior_hint="")] = None
@@ -99,11 +108,11 @@ class Fit(Command):
     allow_outside: Flag = False
     """Read photos that the scene names outside of its folder."""
     init: MaybeText = None
-    """Start: sfm (the points of the scene), feedforward (what a network sees in the photos), stereo (depth that the photos agree on), random, or a
-    file in the frame of the scene: a splat (.ply, .compressed.ply, .spz, .sog, .splat) or a point cloud (.ply). Default: sfm, or feedforward where
-    the scene has too few points."""
+    """Start: sfm (the points of the scene), feedforward (what a network sees in the photos), stereo (depth that the photos agree on), depth (maps
+    that the scene brings), random, or a file in the frame of the scene: a splat (.ply, .compressed.ply, .spz, .sog, .splat) or a point cloud (.ply).
+    Default: sfm, or feedforward where the scene has too few points, and in the sparse setting."""
     views_per_step: MaybeInt = None
-    """Photos rendered in one step. Default: 8, and 4 where photos are large."""
+    """Photos rendered in one step. Default: 8, and 4 where photos are large; all in the sparse setting."""
     seed: int = 0
     """Fixes everything that is random."""
     device: DeviceName = "cpu"
@@ -133,10 +142,10 @@ class Fit(Command):
             raise OptionError("--resume and --overwrite exclude each other: go on with the run, or start it again")
         folder = self._choose_folder()
         rule = make_optimizer(self.optimizer, **({} if self.weights is None else {"weights": self.weights}), **settings(self.set))
-        scene = saved.open_scene(self.scene, self.long_side, self.data_factor, self.test_every, **self._loading())
-        gaussians, finished = initial_gaussians(scene, self.init, self.max_points, self.seed)
-        scene, gaussians = rule.world.scene(scene), rule.world.splat(gaussians, scene)
         self._check()
+        scene = self._open()
+        scene, gaussians, finished = initial_gaussians(scene, self.init, self.max_points, self.seed, sparse=self._sparse)
+        scene, gaussians = rule.world.scene(scene), rule.world.splat(gaussians, scene)
         check_options(scene, gaussians, steps=self.steps, max_seconds=self.max_seconds)
         plan = self._plan(scene, gaussians, folder, finished)
         if self.dry_run:
@@ -170,7 +179,10 @@ class Fit(Command):
 
     def _check(self) -> None:
         """Raise for numbers that make no sense."""
-        make_density(self.densify)
+        make_density(self._density)
+        if not self._sparse and (self.context_views is not None or self.index is not None):
+            option = "--index" if self.index is not None else "--context-views"
+            raise OptionError(f"{option} belongs to --setting sparse: in the dense setting all photos but the held-out ones are fitted")
         if self.views_per_step is not None and self.views_per_step < 1:
             raise OptionError(f"--views-per-step must be at least 1, got {self.views_per_step}")
         if not self.save_every > 0:
@@ -190,12 +202,34 @@ class Fit(Command):
             steps=self.steps,
             seconds=self.max_seconds,
             step_seconds=measured_step_seconds(scene, gaussians) if timed else None,
-            views_per_step=self.views_per_step,
-            num_downscales=0 if finished and self.num_downscales is None else self.num_downscales,
-            density=self.densify,
+            views_per_step=len(scene.train_idx) if self._sparse and self.views_per_step is None else self.views_per_step,
+            num_downscales=0 if (finished or self._sparse) and self.num_downscales is None else self.num_downscales,
+            density=self._density,
             max_gaussians=self.max_gaussians,
             warm=finished,
         )
+
+    @property
+    def _sparse(self) -> bool:
+        return self.setting == "sparse"
+
+    @property
+    def _density(self) -> str:
+        return self.densify or ("none" if self._sparse else "error")
+
+    def _open(self) -> Scene:
+        """The scene with the views of the setting."""
+        index = None if self.index is None else Index.read(self.index)
+        scene = saved.open_scene(self.scene, self.long_side, self.data_factor, self.test_every, observations=self._sparse, **self._loading())
+        if not self._sparse:
+            return scene
+        context, targets = choose_views(scene, 8 if self.context_views is None else self.context_views) if index is None else index.views_of(scene)
+        if self.context_views not in (None, len(context)):
+            raise OptionError(f"--context-views {self.context_views} contradicts --index, which has {len(context)} for {scene.name}")
+        scene = context_scene(scene, context, targets)
+        names = ", ".join(scene.image_names[i] for i in context[:3]) + (", ..." if len(context) > 3 else "")
+        note(f"note: fits {len(context)} photo{'s' if len(context) > 1 else ''} ({names}), holds out {len(targets)}")
+        return scene
 
     def _loading(self) -> dict[str, object]:
         return {"masks": not self.no_masks, "background": self.background, "allow_outside": self.allow_outside}
@@ -235,6 +269,7 @@ class Fit(Command):
 
     def _save_config(self, folder: Path, scene: Scene, gaussians: Gaussians, plan: Plan) -> None:
         options = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(self).items()}
+        options["densify"] = self._density
         config = {
             WRITTEN_BY: saved.WRITER,
             "command": ["learn2splat", *portable_command(sys.argv[1:])],
@@ -248,6 +283,7 @@ class Fit(Command):
                 **self._loading(),
                 "train_photos": [scene.image_names[i] for i in scene.train_idx],
                 "held_out_photos": [scene.image_names[i] for i in scene.test_idx],
+                **({"views": {"context": list(scene.train_idx), "target": list(scene.test_idx)}} if self._sparse else {}),
                 "photo_sizes": sorted({scene.size(i) for i in range(len(scene))}),
                 "to_normalised": {
                     "scale": scene.to_normalised.scale,
@@ -282,11 +318,12 @@ class Fit(Command):
             atomic_write(folder / saved.REPORT, fit_page(scene, result, scores, pictures, facts(saved.load_config(folder))))
 
 
-def initial_gaussians(scene: Scene, init: str | None, max_points: int | None, seed: int) -> tuple[Gaussians, bool]:
-    """The start of a run, in the normalised frame, and whether it is a splat already.
+def initial_gaussians(scene: Scene, init: str | None, max_points: int | None, seed: int, *, sparse: bool = False) -> tuple[Scene, Gaussians, bool]:
+    """The scene (in the sparse setting with the points that the start knows), the start of a run, in the normalised frame, and whether it is a splat
+    already.
 
     Raises:
-        OptionError: `init` is not sfm, feedforward, stereo, random or a file, or `max_points` does not fit to it.
+        OptionError: `init` is not the name of a start or a file, or `max_points` does not fit to it.
         SceneError, PlyError: there is nothing to start from.
     """
     generator = torch.Generator().manual_seed(seed)
@@ -295,31 +332,30 @@ def initial_gaussians(scene: Scene, init: str | None, max_points: int | None, se
     if max_points is not None and (most := most_gaussians()) is not None and max_points > most:
         raise OptionError(f"--max-points {max_points} is more than the memory of this machine holds: at most about {most} Gaussians")
     if init is None:
-        init = "feedforward" if few_points(scene) else "sfm"
-        if init == "feedforward":
+        init = "feedforward" if sparse or few_points(scene) else "sfm"
+        if init == "feedforward" and not sparse:
             note(f"note: the scene has {len(scene.points)} points, too few to start from: starting from what the photos show (--init feedforward)")
-    if init == "feedforward":
-        gaussians, why = feedforward_start(scene, max_gaussians=max_points, generator=generator)
+    if init in STARTS:
+        if sparse and init in SEE_POINTS and len(scene.points):
+            note(f"note: of the points, starts from {scene.warnings[-1]}")
+        if sparse:
+            scene, gaussians, why = sparse_start(scene, init, max_points=max_points, generator=generator)
+        else:
+            gaussians, why = make_start(scene, init, max_points=max_points, generator=generator)
         if why is not None:
             note(f"note: {why}")
-        return gaussians, False
-    if init == "sfm":
-        return init_from_points(scene.points, scene.colors, max_points=max_points, generator=generator), False
-    if init == "stereo":
-        return stereo_init(scene, max_points=max_points, generator=generator), False
-    if init == "random":
-        return init_random(scene, max_points or len(scene.points) or RANDOM_START, generator=generator), False
+        return scene, gaussians, False
     path = Path(init)
     if not path.suffix and not path.exists():
-        raise OptionError(f"--init must be sfm, feedforward, stereo, random or the path of a splat or point cloud, got {init}")
+        raise OptionError(f"--init must be {', '.join(STARTS)} or the path of a splat or point cloud, got {init}")
     cloud = saved.with_notes(partial(load_cloud, path)) if path.suffix.lower() == ".ply" else None
     if cloud is not None:
         points, colors = cloud
         to_normalised = scene.frame_of(None, points.median(dim=0).values)
-        return init_from_points(to_normalised.apply(points).float(), colors, max_points=max_points, generator=generator), False
+        return scene, init_from_points(to_normalised.apply(points).float(), colors, max_points=max_points, generator=generator), False
     if max_points is not None:
         raise OptionError("--max-points does not go with --init SPLAT: all Gaussians of the file are used")
-    return saved.in_scene(saved.open_splat(path), path, scene), True
+    return scene, saved.in_scene(saved.open_splat(path), path, scene), True
 
 
 def _print_summary(folder: Path, scene: Scene, result: FitResult) -> None:

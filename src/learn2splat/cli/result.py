@@ -1,11 +1,11 @@
 """The folder that `fit` writes and that `eval` and `render` read.
 
-    point_cloud.ply   the Gaussians, 3DGS layout, input frame of the scene
-    config.json       options, scene, versions, machine, command
-    metrics.json      the last numbers and the curve
-    renders/          each held-out photo and its render side by side
-    report.html       all of it to look at
-    checkpoint/       for --resume (learn2splat.fit.checkpoint)
+point_cloud.ply   the Gaussians, 3DGS layout, input frame of the scene
+config.json       options, scene, versions, machine, command
+metrics.json      the last numbers and the curve
+renders/          each held-out photo and its render side by side
+report.html       all of it to look at
+checkpoint/       for --resume (learn2splat.fit.checkpoint)
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import re
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -152,6 +152,10 @@ def _check_config(config: dict) -> None:
     for key, kinds in (("path", str), ("long_side", (int, type(None))), ("data_factor", int), ("test_every", int)):
         if not isinstance(scene[key], kinds):
             raise TypeError(f"{key} is {scene[key]!r}")
+    for kind in ("context", "target"):
+        positions = scene.get("views", {}).get(kind, [0])
+        if not positions or not all(isinstance(i, int) and i >= 0 for i in positions):
+            raise TypeError(f"{kind} views are {positions!r}")
 
 
 def splat_path(path: Path) -> Path | None:
@@ -186,5 +190,12 @@ def load_result(folder: Path, scene_path: Path | None, device: torch.device) -> 
         raise SceneError(f"the scene of {folder} is no longer at {path}: say where it is with --scene")
     more = {name: saved[name] for name in LOADING if name in saved}
     scene = open_scene(path, saved["long_side"], saved["data_factor"], saved["test_every"], **more)
+    if "views" in saved:  # the sparse setting
+        context, target = (tuple(saved["views"][kind]) for kind in ("context", "target"))
+        if max(*context, *target) >= len(scene):
+            raise SceneError(
+                f"{folder} was fitted to photo {max(*context, *target)} of {scene.name}, which has {len(scene)}: were photos taken away?"
+            )
+        scene = replace(scene, train_idx=context, test_idx=target)
     scene = World(saved.get("world_frame", "normalised"), saved.get("eps2d", EPS2D)).scene(scene)
     return config, scene, in_scene(in_input_frame, folder / PLY, scene).to(device)

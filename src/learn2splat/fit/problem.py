@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..gaussians.record import COLUMNS, NUM_PARAMS, Gaussians
-from ..optimizers.base import Problem
+from ..optimizers.base import Problem, RenderedViews
 from ..scenes import Scene
 from .evaluate import by_size, pixel_weights, render_photos
 
@@ -38,6 +38,10 @@ class ViewsProblem(Problem):
         self._units = torch.ones_like(self._flat)
         self._units[:, COLUMNS["means"]] = gaussians.log_scales.detach().amax(1, keepdim=True).exp()
         self._units[:, COLUMNS["quats"]] = gaussians.quats.detach().norm(dim=1, keepdim=True).clamp_min(1e-6)
+
+    def views(self) -> tuple[RenderedViews, ...]:
+        parts = zip(self._renders, self._targets, self.groups)
+        return tuple(RenderedViews(renders.detach(), photos, self.scene.viewmats[group], self.scene.Ks[group]) for renders, photos, group in parts)
 
     def jvp(self, direction: Tensor) -> Tensor:
         largest = float((direction.abs() / self._units).max()) if direction.numel() else 0.0

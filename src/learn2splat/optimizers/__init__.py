@@ -29,6 +29,7 @@ OPTIMIZERS: dict[str, str] = {
     "learned": "the learned optimizer: the anchored network with the weights that ship with the package",
     "anchored": "nominal times learned gains plus a bounded correction (kNN-attention network); untrained it is nominal",
     "g3r": "the baseline G3R*: the paper's network fed with normalised gradients and a clock; needs weights of `train --preset g3r`",
+    "resplat": "the baseline ReSplat: a recurrent network driven by the render's error in feature space; takes the packaged weights of that name",
     "paper": "the network of the Learn2Splat paper: point transformer with latent state",
 }
 
@@ -56,7 +57,7 @@ def make_optimizer(name: str, **options: object) -> UpdateRule:
     Args:
         options: replace constants of the rule, by the field names of its configuration (`AdamConfig`, `SGDConfig`, `NominalConfig`, `LMConfig`);
             for the learned rules those of `weights.make_learned`: `weights` (a file), `seed`, and the fields of `AnchoredConfig`, `PaperConfig` or
-            `G3RConfig`.
+            `G3RConfig` or `ReSplatConfig`.
 
     Raises:
         OptionError: unknown name or option, or a value that makes no sense.
@@ -85,7 +86,7 @@ def make_optimizer(name: str, **options: object) -> UpdateRule:
 
 def _build(name: str, options: dict) -> UpdateRule:
     # The learned rules are imported on use: plain rules need neither their modules nor their weights.
-    if name in ("learned", "anchored", "g3r", "paper"):
+    if name in ("learned", "anchored", "g3r", "resplat", "paper"):
         from .weights import make_learned
 
         return make_learned(name, **options)

@@ -109,6 +109,16 @@ class OptState:
             raise CheckpointError(f"the optimizer state of this checkpoint does not fit this version ({error}): start the run again") from error
 
 
+@dataclass(frozen=True, eq=False)
+class RenderedViews:
+    """Photos of one size and their renders: (V, H, W, 3) each, `viewmats` (V, 4, 4), `Ks` (V, 3, 3) px."""
+
+    renders: Tensor
+    photos: Tensor
+    viewmats: Tensor
+    Ks: Tensor
+
+
 class Problem(abc.ABC):
     """The views of one step as a least-squares problem, 1/2 |r|^2, at the Gaussians of the step; for rules that set `needs_problem`.
 
@@ -116,6 +126,10 @@ class Problem(abc.ABC):
     """
 
     residuals: Tensor  # (M,)
+
+    def views(self) -> tuple[RenderedViews, ...]:
+        """The photos of the step and their renders, for rules that look at them."""
+        return ()
 
     @abc.abstractmethod
     def jvp(self, direction: Tensor) -> Tensor:
@@ -135,7 +149,9 @@ class UpdateRule(abc.ABC):
 
     name: str = "abstract"
     world: World = World()  # The frame and the renderer that its weights were trained in.
-    needs_problem: bool = False  # Whether `step` takes the `Problem` of the step as a fourth argument: rules of second order.
+    needs_problem: bool = (
+        False  # Whether `step` takes the `Problem` of the step as a fourth argument: rules of second order, or that see the renders.
+    )
     # State tensors that start at zero in a new Gaussian even when it has a parent: Adam's moments. The others (latent state, counts) are copied.
     # Their columns are those of `Gaussians.flatten`, all of them or the first ones.
     zero_when_grown: frozenset[str] = frozenset({"m", "v"})

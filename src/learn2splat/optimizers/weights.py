@@ -28,13 +28,15 @@ from .anchored import Anchored, AnchoredConfig
 from .g3r import G3R, G3RConfig
 from .nominal import NominalConfig
 from .paper import Paper, PaperConfig
+from .resplat import ReSplat, ReSplatConfig
 
-Rule = TypeVar("Rule", Anchored, Paper, G3R)
-ARCHITECTURES = ("anchored", "paper", "g3r")
+Rule = TypeVar("Rule", Anchored, Paper, G3R, ReSplat)
+ARCHITECTURES = ("anchored", "paper", "g3r", "resplat")
 FORMAT_VERSION = 2  # 1: the checksum was of the numbers alone.
 METADATA_KEY = "learn2splat"
 RUN_TIME = ("refresh_every",)  # Constants that may be set anew for weights from a file: how, not what, they compute.
 PACKAGED_DEFAULT = "default"
+_KINDS = {"anchored": (Anchored, AnchoredConfig), "paper": (Paper, PaperConfig), "g3r": (G3R, G3RConfig), "resplat": (ReSplat, ReSplatConfig)}
 # Beside this file and not through importlib.resources: a package with a native module is always unpacked, and the folders of an editable install
 # confuse the latter.
 WEIGHTS_FOLDER = Path(__file__).resolve().parents[1] / "weights"
@@ -42,16 +44,16 @@ WEIGHTS_FOLDER = Path(__file__).resolve().parents[1] / "weights"
 
 def make_learned(
     name: str = "learned", *, weights: str | os.PathLike | None = None, architecture: str | None = None, seed: int = 0, **config: object
-) -> Anchored | Paper | G3R:
+) -> Anchored | Paper | G3R | ReSplat:
     """The learned rule called `name`.
 
     Args:
-        name: `learned`, or the architecture itself: `anchored`, `paper`, `g3r`.
-        weights: a file, or the name of a packaged one. By default `learned` takes the packaged weights called `default` where the package has
-            them; otherwise the rule is untrained: `anchored` then is `nominal`, the others move nothing.
+        name: `learned`, or the architecture itself: `anchored`, `paper`, `g3r`, `resplat`.
+        weights: a file, or the name of a packaged one. By default `learned` takes the packaged weights called `default` and `resplat` those of
+            its name, where the package has them; otherwise the rule is untrained: `anchored` then is `nominal`, the others move nothing.
         architecture: of an untrained `learned`.
         seed: for the first layers of an untrained network.
-        config: fields of `AnchoredConfig`, `PaperConfig` or `G3RConfig`, for an untrained network; a file brings its own.
+        config: fields of `AnchoredConfig`, `PaperConfig`, `G3RConfig` or `ReSplatConfig`, for an untrained network; a file brings its own.
 
     Raises:
         OptionError: options that contradict each other or the file.
@@ -64,11 +66,11 @@ def make_learned(
         raise OptionError(f"optimizer {name} has its own architecture, but architecture={architecture} was given: use --optimizer learned with it")
     if weights is None and name == "learned" and wanted is None and not config:
         weights = packaged_weights()
+    if weights is None and name == "resplat" and not config:
+        weights = packaged_weights("resplat")
     if weights is None:
-        if wanted == "paper":
-            rule = Paper(PaperConfig(**config), seed=seed)
-        else:
-            rule = G3R(G3RConfig(**config), seed=seed) if wanted == "g3r" else Anchored(AnchoredConfig(**config), seed=seed)
+        make, config_of = _KINDS[wanted or "anchored"]
+        rule = make(config_of(**config), seed=seed)
     else:
         if fixed := [name for name in config if name not in RUN_TIME]:
             raise OptionError(f"options {', '.join(fixed)} contradict weights={weights}: the file holds its own configuration, leave them out")
@@ -81,7 +83,7 @@ def make_learned(
     return rule
 
 
-def with_options(rule: Anchored | Paper | G3R, **options: object) -> Anchored | Paper | G3R:
+def with_options(rule: Anchored | Paper | G3R | ReSplat, **options: object) -> Anchored | Paper | G3R | ReSplat:
     """The same weights with other values of `RUN_TIME` constants.
 
     Raises:
@@ -100,7 +102,7 @@ def packaged_weights(name: str = PACKAGED_DEFAULT) -> Path | None:
     return path if path.parent == WEIGHTS_FOLDER and path.is_file() else None
 
 
-def save_weights(path: str | os.PathLike, rule: Anchored | Paper | G3R, provenance: dict | None = None) -> None:
+def save_weights(path: str | os.PathLike, rule: Anchored | Paper | G3R | ReSplat, provenance: dict | None = None) -> None:
     """Writes the weights and the configuration of `rule`, all or nothing. `provenance`: JSON-able.
 
     Raises:
@@ -118,7 +120,7 @@ def save_weights(path: str | os.PathLike, rule: Anchored | Paper | G3R, provenan
     atomic_produce(path, lambda temporary: save_file(tensors, temporary, metadata={METADATA_KEY: json.dumps(about)}))
 
 
-def load_weights(path: str | os.PathLike) -> Anchored | Paper | G3R:
+def load_weights(path: str | os.PathLike) -> Anchored | Paper | G3R | ReSplat:
     """The rule in a file of this project or in a published checkpoint (`.ckpt` or safetensors), here or as hf://organisation/repository/path@revision.
 
     Raises:
@@ -135,10 +137,9 @@ def load_weights(path: str | os.PathLike) -> Anchored | Paper | G3R:
     about = _about(metadata, path)
     if digest(tensors, about if about["version"] > 1 else None) != about["sha256"]:
         raise CheckpointError(f"{path} is damaged: its content does not have the checksum that was saved with it; copy or download it again")
-    make, config_of = {"anchored": (Anchored, _anchored_config), "paper": (Paper, PaperConfig), "g3r": (G3R, G3RConfig)}[about["architecture"]]
-    values = about["config"]
+    make, config_of = _KINDS[about["architecture"]]
     try:
-        config = config_of(**values)
+        config = (_anchored_config if make is Anchored else config_of)(**about["config"])
     except (TypeError, KeyError, ValueError, AttributeError) as error:
         raise CheckpointError(f"{path} has a configuration that this version cannot use ({error}): install the version that wrote it") from error
     return _filled(make, config, tensors, path)

@@ -101,6 +101,7 @@ def assemble(model: RawModel, options: LoadOptions) -> Scene:
         masks=None if all(mask is None for mask in masks) else tuple(_mask_of(photo) for photo in photos),
         offset=None if origin is None else torch.from_numpy(origin),
         observations=_observations(views, finite),
+        depth_files=None if all(view.depth is None for view in views) else tuple(view.depth for view in views),
     )
 
 

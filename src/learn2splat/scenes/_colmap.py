@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from ._names import Finder
 from ._normalise import sample_of
 from ._notes import Notes
 from ._raw import LoadOptions, RawModel, RawView
+from .depth_files import DepthFile, find_depths
 
 NORM_TOLERANCE = 0.1  # of quaternions: rounding gives 0.01 at most; swapped columns give anything
 
@@ -45,6 +47,8 @@ def read_colmap(root: Path, found: FoundModel, options: LoadOptions, notes: Note
         fault = f"it has {fault}" if fault else missing
         views.append(RawView(image.name, path, camtoworld, camera, data_factor, seen_of(image), None, mask, fault, observed_of(image)))
     photos.masks.note(notes)
+    depths = find_depths(root, [view.path for view in views])
+    views = [view if path is None else replace(view, depth=DepthFile(path, view.camera)) for view, path in zip(views, depths)]
     return RawModel(root, views, points, rgb, notes)
 
 

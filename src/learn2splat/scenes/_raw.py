@@ -9,6 +9,7 @@ import numpy as np
 
 from ._camera import Camera
 from ._notes import Notes
+from .depth_files import DepthFile
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class RawView:
     mask: Path | None = None
     fault: str | None = None  # why it can only be left out: the end of a sentence "left out photo x: ..."
     observed: tuple[np.ndarray, np.ndarray] | None = None  # positions in RawModel.points (n,), and where they are seen (n, 2), px of `camera`
+    depth: DepthFile | None = None
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from ._notes import Notes
 from ._photos import UnusablePhoto, in_threads, photo_size
 from ._raw import LoadOptions, RawModel, RawView
 from ._text import read_json
+from .depth_files import DepthFile, find_depths
 
 # COLMAP's names as nerfstudio writes them; instant-ngp writes none. All but fisheyes are special cases of FULL_OPENCV.
 _PERSPECTIVE = ("OPENCV", "FULL_OPENCV", "PINHOLE", "SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL", "PERSPECTIVE")
@@ -68,6 +69,7 @@ def read_frames(root: Path, folder: Path, sources: list[tuple[Path, dict[str, An
     masks = _masks_of(frames, paths, folder, finder, options, notes)
     found = [(frame, paths[frame.name], 1.0 if frame.name in shrunk else float(options.data_factor), masks.get(frame.name)) for frame in frames]
     views = in_threads(lambda item: _view(*item, folder, finder), found)
+    views = _with_depths(views, frames, folder, finder)
     views = _with_splits(views, metas[0], files[0][0], notes)
     return RawModel(root, views, points, colors, notes, alpha_is_background=_is_nerf_synthetic(files, metas))
 
@@ -183,6 +185,23 @@ def _masks_of(
             raise SceneError(f"mask {mask} of photo {name} is missing: copy the masks too, or load the scene with --no-masks")
         found[name] = path
     return found
+
+
+def _with_depths(views: list[RawView], frames: list[_Frame], folder: Path, finder: Finder) -> list[RawView]:
+    """The `depth_file_path` of every frame; where no frame has one, the files of a folder depth/ that are named after the photos."""
+    named = {frame.name: cleaned(str(frame.entry["depth_file_path"])) for frame in frames if frame.entry.get("depth_file_path")}
+    beside = [None] * len(views) if named else find_depths(finder.root, [view.path for view in views])
+    result = []
+    for view, frame, path in zip(views, frames, beside):
+        name = named.get(frame.name)
+        found = path if name is None else finder.exactly(str(name))
+        if found is None and name is None:
+            result.append(view)
+            continue
+        unit = frame.number("depth_unit_scale_factor")
+        file = DepthFile(folder / name.name if found is None else found, view.camera, unit, missing=found is None)
+        result.append(replace(view, depth=file))
+    return result
 
 
 def _with_splits(views: list[RawView], meta: dict[str, Any], file: Path, notes: Notes) -> list[RawView]:

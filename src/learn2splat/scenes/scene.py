@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from .angle import seen_points, view_angle
+from .depth_files import DepthFile
 
 EPS2D = 0.3  # px^2, added to the projected covariance of every Gaussian: the default of 3DGS and gsplat
 STRAY = 10  # A camera farther away than so many times the 90 % quantile is none that the extent of a scene may follow.
@@ -92,6 +93,7 @@ class Scene:
         offset: (3,) float64, coordinates of the files = input frame + offset; None: they are the same. Georeferenced scenes have one, because
             float32 cannot hold their coordinates.
         observations: of each photo; None: the model says nothing of them, or they were not asked for.
+        depth_files: the depth map that the scene brings of each photo, if any; None: of none.
     """
 
     name: str
@@ -110,6 +112,7 @@ class Scene:
     offset: Tensor | None = None
     eps2d: float = EPS2D
     observations: tuple[Observed, ...] | None = None
+    depth_files: tuple[DepthFile | None, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.images)
