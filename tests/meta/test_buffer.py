@@ -26,8 +26,10 @@ def test_the_papers_probabilities():
             assert len(buffer.episodes) == 19
             buffer.store(episode)
     assert taken / 2000 == pytest.approx(0.7, abs=0.04)  # 4 standard deviations
-    for resumed, p in ((True, 0.99), (False, 0.7)):
-        assert sum(buffer.wants(3, 9, resumed, dice) for _ in range(2000)) / 2000 == pytest.approx(p, abs=0.04)
+    assert all(buffer.wants(age, age + 6, True, dice) for age in (3, 10**6))  # resumed ones return, however old
+    assert sum(buffer.wants(3, 9, False, dice) for _ in range(2000)) / 2000 == pytest.approx(0.7, abs=0.04)
+    buffer.episodes.pop()
+    assert all(buffer.wants(3, 9, False, dice) for _ in range(50))  # new ones always while it is not full
 
 
 def test_the_oldest_entry_goes_when_the_buffer_is_full():

@@ -136,7 +136,7 @@ def test_events_keep_their_values_and_gain_a_graph(growing, pool, density):
     rule = make_optimizer("anchored", width=8)
     plan = Plan((Stage(1.0, 32, 2),), density, (Growth(0.3, 70),), steps=10)
     episode = with_plan(pool.start(growing, rule, Dice(3)), plan, rule)
-    episode = roll_out(rule, episode, pool.scene_of(episode), 3, Dice(1), pool.grounds_of(episode))
+    episode = roll_out(rule, episode, pool.scene_of(episode), 3, growing, Dice(1), pool.grounds_of(episode))
     logits = episode.gaussians.logit_opacities.clone()
     logits[::5] = -8.0  # transparent: `error` and `default` prune them, `mcmc` moves them
     episode = replace(episode, gaussians=replace(episode.gaussians, logit_opacities=logits).requires_grad_())
@@ -173,7 +173,7 @@ def test_an_episode_follows_its_plan_as_fit_does(growing, pool):
         run.advance()
         grounds = pool.grounds_of(episode)
         long_side = max(courses.photos(episode, grounds.scenes[-1], grounds).size(0))
-        episode = roll_out(rule, episode, grounds.scenes[-1], 1, Dice(step), grounds)
+        episode = roll_out(rule, episode, grounds.scenes[-1], 1, growing, Dice(step), grounds)
         if now != (now := (len(episode.gaussians), long_side)):
             changes.append((step, *now))
     assert changes == [(change.step, change.num_gaussians, change.long_side) for change in run.result().changes] and len(changes) == 4

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from learn2splat import errors, load_scene
-from learn2splat.meta import find_scenes
+from learn2splat.meta import find_scenes, with_scheme
 from learn2splat.meta.tasks import Dice, ScenePool, random_rotation, roles, shrink, turned
 from learn2splat.optimizers import make_optimizer
 from learn2splat.scenes import make_procedural_scene
@@ -97,3 +97,34 @@ def test_two_folders_of_one_name_are_refused(tiny, photos, tmp_path):
     shutil.copytree(photos, tmp_path / "b" / photos.name)
     with pytest.raises(errors.OptionError, match="two scenes of --data are called tiny"):
         ScenePool(tiny, tmp_path / "cache", [photos, tmp_path / "b" / photos.name])
+
+
+def test_a_mirrored_scene_shows_its_points_where_the_mirrored_photos_do(tiny, pool):
+    scene = pool.get(sorted(pool.real)[0], 32)
+    mirrored = turned(scene, torch.diag(torch.tensor([-1.0, 1.0, 1.0], dtype=torch.float64)))
+    torch.testing.assert_close(torch.det(mirrored.camtoworlds[:, :3, :3].double()), torch.ones(len(scene), dtype=torch.float64))
+    for i in range(len(scene)):
+        uv, mirrored_uv = (_pixels(one, i) for one in (scene, mirrored))
+        torch.testing.assert_close(mirrored_uv[:, 0], scene.size(i)[0] - uv[:, 0], rtol=1e-4, atol=1e-2)
+        torch.testing.assert_close(mirrored_uv[:, 1], uv[:, 1], rtol=1e-4, atol=1e-2)
+        assert torch.equal(mirrored.images[i], scene.images[i].flip(1))
+
+
+def _pixels(scene, i):
+    camera = scene.camtoworlds[i].double().inverse()
+    points = scene.points.double() @ camera[:3, :3].T + camera[:3, 3]
+    uvw = points @ scene.Ks[i].double().T
+    return uvw[:, :2] / uvw[:, 2:]
+
+
+def test_published_starts(tiny, pool):
+    """Mirrored in half of the episodes and never turned; a share of the points, no black ones; sparse photos are all seen in every step."""
+    config = replace(with_scheme(tiny, "greedy"), points_share=(0.1, 1.0), sparse_share=0.0)
+    rule = make_optimizer("anchored", width=8)
+    episodes = [pool.start(config, rule, Dice(seed)) for seed in range(24)]
+    signs = [float(torch.det(episode.rotation)) for episode in episodes]
+    assert 4 <= signs.count(-1.0) <= 20 and all(torch.equal(episode.rotation.abs(), torch.eye(3, dtype=torch.float64)) for episode in episodes)
+    counts = [len(episode.gaussians) for episode in episodes]
+    assert max(counts) <= config.points[1] and len(set(counts)) > 3
+    sparse = [pool.start(replace(config, sparse_share=1.0), rule, Dice(seed)) for seed in range(4)]
+    assert any(episode.state.task.views_per_step == len(episode.context) for episode in sparse)

@@ -19,6 +19,7 @@ from learn2splat import errors
 from learn2splat.cli import main
 from learn2splat.cli.train import Board
 from learn2splat.files import locked, parse_json
+from learn2splat.fit.checkpoint import load_checkpoint
 from learn2splat.gaussians.record import FIELDS
 from learn2splat.meta import PRESETS, MetaConfig, MetaStep, train, trainer, with_architecture
 from learn2splat.meta import resume as saved
@@ -195,6 +196,15 @@ def test_resuming_something_else_is_refused(tiny, photos, tmp_path):
     shutil.rmtree(tmp_path / "resume" / "1" / "theta")
     with pytest.raises(errors.CheckpointError, match="no checkpoint in"):
         train(tiny, tmp_path, data=[photos], resume=True)
+
+
+def test_the_buffer_is_emptied_after_an_epoch(tiny, photos, tmp_path):
+    config = replace(tiny, meta_steps=4, resume_probability=0.0)
+    kept = {}
+    for epoch in (0, 4):
+        train(replace(config, epoch=epoch), tmp_path / str(epoch), data=[photos])
+        kept[epoch] = len(load_checkpoint(tmp_path / str(epoch) / "resume" / "4" / "slot0")[1]["episodes"])
+    assert kept[0] > 0 and kept[4] == 0
 
 
 def test_one_cycle(tiny):

@@ -1,9 +1,9 @@
 """The checkpoint buffer: stored, partly optimized episodes, so that the rule meets early and late stages (docs/method.md section 4).
 
-Two policies. The paper's: resume with p = 0.7 when the buffer is full, insert new scenes with p = 0.7, return resumed ones with p = 0.99, evict the
-oldest. Log-uniform ages (docs/training.md): every visit advances an episode by `advance(age)` steps on average, so visits per episode have
-density 1 / advance along its life; kept alive with a probability proportional to advance(age) / (age + `FIRST_AGE`), the ages that are visited have
-density 1 / (age + FIRST_AGE): uniform in the logarithm, at no cost but the visits themselves.
+Two policies. The paper's: resume with p = 0.7, and only when the buffer is full; insert new scenes while it is not, with p = 0.7 when it is; return
+resumed ones; evict the oldest; forget all after every epoch. Log-uniform ages: every visit advances an episode by `advance(age)` steps on average, so
+visits per episode have density 1 / advance along its life; kept alive with a probability proportional to advance(age) / (age + `FIRST_AGE`), the ages
+that are visited have density 1 / (age + FIRST_AGE): uniform in the logarithm, at no cost but the visits themselves.
 
 An episode that follows a plan stays until the plan ends, whatever the policy: then the pieces of plans of all lengths lie evenly in them.
 """
@@ -35,10 +35,10 @@ class Buffer:
         config = self.config
         if ends_at is not None:
             return config.buffer > 0 and age_after < ends_at
-        if config.buffer == 0 or age_after > config.max_age:
+        if config.buffer == 0 or (config.log_ages and age_after > config.max_age):
             return False
         if not config.log_ages:
-            return dice.chance(config.return_probability if resumed else config.insert_probability)
+            return resumed or len(self.episodes) < config.buffer or dice.chance(config.insert_probability)
         return dice.chance(min(1.0, survival(config, age_after) / survival(config, age_before)))
 
     def store(self, episode: Episode) -> None:

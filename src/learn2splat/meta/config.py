@@ -40,6 +40,8 @@ class MetaConfig:
     sparse_share: float = 0.5  # Of the scenes: a few fixed close-by views; the others are dense.
     sparse_views: tuple[int, int] = (3, 8)
     dense_views: tuple[int, int] = (6, 64)  # Context views of a dense scene, drawn log-uniformly: with few of them, it shows what overfits.
+    augment: Literal["turn", "flip"] = "turn"  # Turned at random, some starts disturbed; or mirrored with p = 0.5 (as published).
+    points_share: tuple[float, float] | None = None  # Kept of a dense scene's points but black ones, at most `points[1]`; None: `points`.
     procedural_share: float = 0.5  # Of the scenes, where there are others too.
     procedural_pool: int = 400  # Different procedural scenes.
     held_out: int = 4  # One of so many views of a dense scene is a target: more of them make the meta-gradient steadier than more context does.
@@ -59,12 +61,12 @@ class MetaConfig:
     rollout: int = 48  # At most so many steps with frozen weights before an episode is stored; 0: no rollout.
     rollout_growth: int = 1  # Meta-steps over which that bound grows from 1.
 
-    # Checkpoint buffer (buffer.py). Horizon: `log_ages` replaces `return_probability`.
+    # Checkpoint buffer (buffer.py). Horizon: `log_ages` decides what is stored again.
     buffer: int = 12  # Episodes per slot; 0: no buffer.
     fill_first: bool = False  # Resume only when the buffer is full (the paper), else as soon as there is anything in it.
     resume_probability: float = 0.75
-    insert_probability: float = 1.0
-    return_probability: float = 0.99
+    insert_probability: float = 1.0  # Of a new episode where the buffer is full; else it is inserted, and resumed ones always return.
+    epoch: int = 0  # Meta-steps after which the buffer is emptied; 0: never.
     log_ages: bool = True  # Drop episodes so that ages come out log-uniform up to `max_age`.
     max_age: int = 2000
 
@@ -80,6 +82,8 @@ class MetaConfig:
     stability_weight: float = 0.0  # Greedy.
 
     imitation: int = 0  # Meta-steps at the start in which the rule learns to take the steps of `nominal`: a network that starts from nothing.
+
+    bf16: bool = False  # Greedy: the network in bf16 on a GPU.
 
     # Meta-optimizer: AdamW, one cycle.
     lr: float = 1e-3
@@ -98,7 +102,7 @@ class MetaConfig:
         for name in (*positive, "width"):
             if getattr(self, name) < 1:
                 raise OptionError(f"{name} must be at least 1, got {getattr(self, name)}")
-        shares = ("sparse_share", "procedural_share", "plan_share", "resume_probability", "insert_probability", "return_probability")
+        shares = ("sparse_share", "procedural_share", "plan_share", "resume_probability", "insert_probability")
         for name in (*shares, "ssim_weight", "warmup"):
             if not 0 <= getattr(self, name) <= 1:
                 raise OptionError(f"{name} must be within [0, 1], got {getattr(self, name)}")
@@ -116,7 +120,7 @@ def with_scheme(config: MetaConfig, scheme: Scheme) -> MetaConfig:
         return _greedy(config)
     own = (
         "unroll", "late_unroll", "rollout", "rollout_growth", "buffer", "fill_first", "resume_probability", "insert_probability",
-        "return_probability", "log_ages", "delta_weight", "stability_weight", "target_views", "context_views", "psnr_weight",
+        "epoch", "augment", "bf16", "log_ages", "delta_weight", "stability_weight", "target_views", "context_views", "psnr_weight",
     )  # fmt: skip
     default = MetaConfig()
     return replace(config, scheme=scheme, **{name: getattr(default, name) for name in own})
@@ -142,7 +146,9 @@ def _greedy(config: MetaConfig) -> MetaConfig:
         fill_first=True,
         resume_probability=0.7,
         insert_probability=0.7,
-        return_probability=0.99,
+        epoch=20_000,
+        augment="flip",
+        bf16=True,
         log_ages=False,
         delta_weight=2.0,
         stability_weight=1.0,
@@ -176,6 +182,7 @@ PRESETS: dict[str, MetaConfig] = {
         scenes_per_step=4,
         long_sides=(448,),
         points=(7_000, 70_000),
+        points_share=(0.1, 1.0),
         views_per_step=(8, 8),
         sparse_views=(8, 8),
         max_graph=70_000 * 6,

@@ -1,7 +1,6 @@
 """The two objectives of meta-training: what an unrolled piece of an episode costs, with a graph to the weights.
 
-`greedy` is the paper's (docs/method.md section 4): every update is judged by the loss right after it, Gaussians are detached between steps, only the
-latent state carries gradients on. Its bias against slow progress was measured (docs/lab.md, 2 and 20; Wu et al., arXiv:1803.02021).
+`greedy` is the paper's: greedy.py.
 
 `horizon` keeps the Gaussians in the graph and judges where the piece ends. All that the rule reads, gradients and parameters, are constants, so
 d theta_T / d delta_t is the identity, no second derivatives occur and only the network's activations are kept. The loss is relative to what the piece
@@ -17,27 +16,25 @@ A network that begins by moving nothing may imitate `nominal` first (`imitation`
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from ..fit.evaluate import by_size, pixel_weights, render_photos
 from ..fit.gradients import loss_and_gradients
 from ..fit.views import ViewSampler
-from ..gaussians.record import COLUMNS, Gaussians
-from ..losses import photometric_loss
+from ..gaussians.record import COLUMNS
 from ..optimizers import OptState, UpdateRule
 from ..optimizers.nominal import Nominal, NominalConfig, expand_groups, group_step_sizes
 from ..scenes import Scene
 from .buffer import unroll_bounds
 from .config import MetaConfig
 from .courses import LATE, Grounds, gradients, grown, most_gaussians, moved, photos, shown, steps_left
+from .greedy import greedy_loss, low_precision, stacked_views
+from .losses import meta_loss
 from .tasks import Dice, Episode
 
 IMITATED_STEPS = 8  # Of a piece, at most.
-LEAST_ERROR = 1e-4  # Mean squared error of a view, 40 dB: better than this is as good as perfect.
 
 
 @dataclass(frozen=True)
@@ -59,26 +56,31 @@ def unroll(
     steps = dice.integer(low, high)
     least = low if grounds is None else config.unroll[0]  # grown episodes are large when they are old
     steps = min(steps, max(least, config.max_graph // most_gaussians(episode, steps)), steps_left(episode) or steps)
-    views = draw_views(episode, scene, steps, dice)
+    views = draw_views(episode, scene, steps, config, dice)
+    if meta_step >= config.imitation and config.scheme == "greedy":
+        piece = greedy_loss(rule, episode, scene, config, meta_step, views, dice)
+        return None if piece is None else Unrolled(piece[0], _ended(replace(episode, gaussians=piece[1], state=piece[2])), len(views), piece[3])
     if grounds is not None and episode.course.plan.progress(episode.age + steps, 0.0) > LATE:
         judged = dice.sample(episode.targets, config.late_target_views)
     else:
         judged = dice.sample(episode.targets, config.target_views) + dice.sample(episode.context, config.context_views)
     if meta_step < config.imitation:
         return _imitation(rule, episode, scene, views[:IMITATED_STEPS])
-    if config.scheme == "greedy":
-        return _greedy(rule, episode, scene, config, meta_step, views, judged)
     return _horizon(rule, episode, scene, config, views, judged, dice, grounds)
 
 
-def roll_out(rule: UpdateRule, episode: Episode, scene: Scene, steps: int, dice: Dice, grounds: Grounds | None = None) -> Episode | None:
+def roll_out(
+    rule: UpdateRule, episode: Episode, scene: Scene, steps: int, config: MetaConfig, dice: Dice, grounds: Grounds | None = None
+) -> Episode | None:
     """The episode `steps` frozen steps later; None where something is not finite."""
-    views = draw_views(episode, scene, steps, dice)
+    views = draw_views(episode, scene, steps, config, dice)
     generator = _generator(grounds, dice)
     for chosen in views:
         episode = grown(episode, rule, grounds, generator)
         total, grads, episode = gradients(episode, photos(episode, scene, grounds), chosen)
-        episode = moved(episode, *rule.step(episode.gaussians, grads, episode.state), generator)
+        with low_precision(config, episode.gaussians):
+            stepped = rule.step(episode.gaussians, grads, episode.state)
+        episode = moved(episode, *stepped, generator)
         if not math.isfinite(total) or not episode.gaussians.is_finite():
             return None
     return episode
@@ -89,23 +91,13 @@ def _generator(grounds: Grounds | None, dice: Dice) -> torch.Generator:
     return torch.Generator() if grounds is None else dice.fork()
 
 
-def draw_views(episode: Episode, scene: Scene, steps: int, dice: Dice) -> list[list[int]]:
-    """Photo positions of each step, chosen among the context as `fit` chooses them."""
+def draw_views(episode: Episode, scene: Scene, steps: int, config: MetaConfig, dice: Dice) -> list[list[int]]:
+    """Photo positions of each step, chosen among the context as `fit` chooses them; greedy: as published, from a shuffled stack."""
     context = list(episode.context)
+    if config.scheme == "greedy":
+        return stacked_views(context, episode.state.task.views_per_step, steps, dice)
     sampler = ViewSampler(scene.camtoworlds[context, :3, 3], episode.state.task.views_per_step, dice.fork())
     return [[context[i] for i in sampler.next()] for _ in range(steps)]
-
-
-def meta_loss(scene: Scene, gaussians: Gaussians, views: Sequence[int], config: MetaConfig) -> Tensor:
-    """Mean over `views` of L1 + SSIM and, times `psnr_weight`, of the logarithm of the mean squared error over `LEAST_ERROR`."""
-    total = torch.zeros(())
-    for same in by_size(scene, views):
-        renders, targets = render_photos(scene, gaussians, same)
-        total = total + photometric_loss(renders, targets, ssim_weight=config.ssim_weight, weights=pixel_weights(scene, same, renders))
-        if config.psnr_weight:
-            errors = (renders - targets).square().mean(dim=(1, 2, 3))
-            total = total + config.psnr_weight * (errors.clamp_min(LEAST_ERROR) / LEAST_ERROR).log().sum()
-    return total / len(views)
 
 
 def compressed(x: Tensor) -> Tensor:
@@ -194,34 +186,6 @@ def _losses_of_nominal(
     return losses if all(math.isfinite(loss) for loss in losses.values()) else None
 
 
-def _greedy(
-    rule: UpdateRule, episode: Episode, scene: Scene, config: MetaConfig, meta_step: int, views: list[list[int]], judged: list[int]
-) -> Unrolled | None:
-    tau = len(views)
-    gaussians, state = episode.gaussians, episode.state
-    total = torch.zeros(())
-    loss = torch.zeros(())
-    with torch.no_grad():
-        start = float(meta_loss(scene, gaussians, judged, config))
-        before = l1_per_view(scene, gaussians, judged)
-    for i, chosen in enumerate(views):
-        gaussians = gaussians.detach()
-        inner, grads = loss_and_gradients(scene, gaussians, chosen)
-        if not math.isfinite(inner):
-            return None
-        new, state = rule.update(gaussians, grads, state)
-        loss = meta_loss(scene, new, judged, config)
-        total = total + config.step_decay ** (tau - 1 - i) * loss
-        if config.delta_weight and meta_step >= config.delta_from:
-            total = total + config.delta_weight * delta_loss(gaussians, new, grads, state)
-        if config.stability_weight:
-            after = l1_per_view(scene, new, judged)
-            total = total + config.stability_weight * (after - before).relu().sum()
-            before = after.detach()
-        gaussians = new
-    return Unrolled(total, _ended(replace(episode, gaussians=gaussians, state=state)), tau, float(loss.detach()) / start)
-
-
 def _imitation(rule: UpdateRule, episode: Episode, scene: Scene, views: list[list[int]]) -> Unrolled | None:
     """The mean over steps and parameter groups of |update - that of nominal|^2 / |that of nominal|^2, both in units of nominal's step sizes.
 
@@ -241,19 +205,6 @@ def _imitation(rule: UpdateRule, episode: Episode, scene: Scene, views: list[lis
         for columns in COLUMNS.values():
             total = total + errors[:, columns].sum() / taught[:, columns].sum().clamp_min(1e-12) / (len(COLUMNS) * len(views))
     return Unrolled(total, _ended(replace(episode, gaussians=gaussians, state=state)), len(views), math.sqrt(float(total.detach())))
-
-
-def l1_per_view(scene: Scene, gaussians: Gaussians, views: Sequence[int]) -> Tensor:
-    """Mean absolute error of each view (V,)."""
-    pairs = [render_photos(scene, gaussians, same) for same in by_size(scene, views)]
-    return torch.cat([(renders - targets).abs().mean(dim=(1, 2, 3)) for renders, targets in pairs])
-
-
-def delta_loss(old: Gaussians, new: Gaussians, grads: Gaussians, state: OptState) -> Tensor:
-    """Mean |delta| over entries without a gradient (|g| < 1e-8), or that move uphill: along the sign of Adam's first moment."""
-    delta = new.flatten() - old.flatten()
-    idle = (grads.flatten().abs() < 1e-8) | (delta.detach().sign() * state.tensors["m"].sign() > 0)
-    return (delta.abs() * idle).sum() / idle.sum().clamp_min(1)
 
 
 def _ended(episode: Episode) -> Episode:

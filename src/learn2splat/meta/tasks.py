@@ -136,15 +136,20 @@ class ScenePool:
         names = self.procedural if procedural else sorted(self.real)
         name = names[dice.integer(0, len(names) - 1)]
         long_side = config.long_sides[dice.integer(0, len(config.long_sides) - 1)]
-        rotation = random_rotation(dice.generator)
+        rotation = _placed(config, dice)
         scene = turned(self.get(name, long_side), rotation)
         views = _sparse(scene, config, dice) if dice.chance(config.sparse_share) else None
         context, targets, points, colors = views or _dense(scene, config, dice)
-        count = round(dice.log_uniform(*config.points))
+        if config.points_share is not None and views is None:
+            points, colors = points[(colors != 0).any(1)], colors[(colors != 0).any(1)]
+            count = max(1, min(round(dice.uniform(*config.points_share) * len(points)), config.points[1]))
+        else:
+            count = round(dice.log_uniform(*config.points))
         gaussians = init_from_points(points, colors, max_points=count, generator=dice.generator)
-        if dice.chance(MESSY_START_SHARE):
+        if config.augment == "turn" and dice.chance(MESSY_START_SHARE):
             gaussians = _messy(gaussians, dice)
-        views = min(dice.integer(*config.views_per_step), len(context))
+        count = len(context) if views and config.scheme == "greedy" else dice.integer(*config.views_per_step)  # published: all
+        views = min(count, len(context))
         task = Task(views_per_step=views, num_views=len(context), view_angle=scene.view_angle(context))
         course = None
         if config.plan_share and dice.chance(config.plan_share):
@@ -214,9 +219,23 @@ def shrink(scene: Scene, long_side: int) -> Scene:
 
 
 def turned(scene: Scene, rotation: Tensor) -> Scene:
-    """Cameras and points rotated about the origin."""
+    """Cameras and points rotated about the origin; where `rotation` (3, 3) mirrors, its determinant is -1, the photos are mirrored too."""
     similarity = Similarity(1.0, rotation, torch.zeros(3, dtype=torch.float64))
-    return replace(scene, camtoworlds=similarity.apply_poses(scene.camtoworlds), points=similarity.apply(scene.points))
+    scene = replace(scene, camtoworlds=similarity.apply_poses(scene.camtoworlds), points=similarity.apply(scene.points))
+    if torch.det(rotation) > 0:
+        return scene
+    camtoworlds, Ks = scene.camtoworlds.clone(), scene.Ks.clone()
+    camtoworlds[:, :3, 0] *= -1  # the x axis of every camera, so that poses are rotations again
+    Ks[:, 0, 2] = torch.tensor([scene.size(i)[0] for i in range(len(scene))], dtype=Ks.dtype) - Ks[:, 0, 2]
+    masks = None if scene.masks is None else tuple(mask.flip(1) for mask in scene.masks)
+    return replace(scene, camtoworlds=camtoworlds, Ks=Ks, images=tuple(image.flip(1) for image in scene.images), masks=masks)
+
+
+def _placed(config: MetaConfig, dice: Dice) -> Tensor:
+    """(3, 3) float64: how an episode's world lies: turned at random, or, with p = 0.5, mirrored."""
+    if config.augment == "turn":
+        return random_rotation(dice.generator)
+    return torch.diag(torch.tensor([-1.0 if dice.chance(0.5) else 1.0, 1.0, 1.0], dtype=torch.float64))
 
 
 def random_rotation(generator: torch.Generator) -> Tensor:

@@ -151,6 +151,9 @@ def train(
             _apply(adamw, parameters, agreed[:-3] / count, rate)
             adamw_steps += 1
         step += 1
+        if config.epoch and step % config.epoch == 0:
+            for slot in slots:
+                slot.buffer.episodes.clear()
         decay = min(config.ema, step / (step + 10))  # Short at first, so that the untrained weights are soon forgotten.
         for mean, parameter in zip(average, parameters):
             mean.lerp_(parameter.detach(), 1 - decay)
@@ -219,7 +222,7 @@ def meta_gradient(rule: Anchored | Paper | G3R, parameters: list[Tensor], slot: 
     if bound:
         rollout = rollout_steps(unrolled.episode, bound, slot.dice)
     if slot.buffer.wants(episode.age, unrolled.episode.age + rollout, resumed is not None, slot.dice, ends_at):
-        stored = roll_out(rule, unrolled.episode, scene, rollout, slot.dice, grounds)
+        stored = roll_out(rule, unrolled.episode, scene, rollout, config, slot.dice, grounds)
         inner_steps += rollout
         if stored is not None:
             slot.buffer.store(stored)

@@ -147,6 +147,11 @@ class TransformerRule(UpdateRule):
 
         `theta`: weights by name that replace those of `self.network`, as in `torch.func.functional_call`.
         """
+        delta, new_state = self.propose(gaussians, grads, state, theta)
+        return self.move(gaussians, delta, grads), new_state
+
+    def propose(self, gaussians: Gaussians, grads: Gaussians, state: OptState, theta: dict[str, Tensor] | None = None) -> tuple[Tensor, OptState]:
+        """What (N, 59) the network wants to subtract, before clamps, zero for the unseen; and the state after the step. Arguments of `update`."""
         if next(self.network.parameters()).device != gaussians.means.device:
             self.network.to(gaussians.means.device)  # the weights follow the Gaussians
         old = state.tensors
@@ -164,10 +169,17 @@ class TransformerRule(UpdateRule):
         latent = old["latent"][rows]
         inputs = (params.to(latent.dtype), latent, to_paper_order(gradient[rows]).to(latent.dtype), *(x.to(latent) for x in more), neighbours, exists)
         delta, latent = self.network(*inputs) if theta is None else torch.func.functional_call(self.network, theta, inputs)
-        moved = clamp_columns(params - delta.to(flat.dtype), SCALES, OPACITY, SH)
-        tensors["latent"] = old["latent"].index_copy(0, rows, latent)
-        new = Gaussians.unflatten(flat.index_copy(0, rows, from_paper_order(moved)))
-        return new, replace(state, tensors=tensors, step=state.step + 1)
+        tensors["latent"] = old["latent"].index_copy(0, rows, latent.to(old["latent"].dtype))  # of autocast, bf16 comes back
+        delta = torch.zeros_like(flat).index_copy(0, rows, from_paper_order(delta.to(flat.dtype)))
+        return delta, replace(state, tensors=tensors, step=state.step + 1)
+
+    def move(self, gaussians: Gaussians, delta: Tensor, grads: Gaussians) -> Gaussians:
+        """The Gaussians minus `delta` (N, 59), clamped; those that are not seen keep their bits."""
+        flat, (_, seen) = gaussians.flatten(), clean_gradients(grads.detach())
+        rows = torch.nonzero(seen).squeeze(1)
+        read = clamp_columns(to_paper_order(flat[rows]), SCALES, OPACITY)
+        moved = clamp_columns(read - to_paper_order(delta[rows]), SCALES, OPACITY, SH)
+        return Gaussians.unflatten(flat.index_copy(0, rows, from_paper_order(moved)))
 
     def _random_latent(self, n: int, generator: torch.Generator, device: torch.device) -> Tensor:
         dtype = next(self.network.parameters()).dtype
