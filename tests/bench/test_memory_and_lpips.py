@@ -10,7 +10,7 @@ from tiny_scenes import blobs, tiny_scene
 
 from learn2splat.bench import lpips
 from learn2splat.bench.flip import flip
-from learn2splat.bench.memory import PeakMemory
+from learn2splat.bench.memory import PeakMemory, TurnsMemory
 
 MB = 1_000_000
 
@@ -26,6 +26,24 @@ def test_peak_memory_is_what_was_needed_at_the_worst():
     with PeakMemory(torch.device("cpu")) as peak:
         pass
     assert peak.bytes < 5 * MB
+
+
+@pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="only Linux tells a process its peak memory, in /proc/self/clear_refs")
+def test_work_in_turns_holds_what_it_took_before():
+    """Two that take turns: what one holds counts for itself in its later turns, and not for the other."""
+    peaks = []
+    for _ in range(3):  # see above
+        first, second = TurnsMemory(torch.device("cpu")), TurnsMemory(torch.device("cpu"))
+        with first:
+            kept = torch.ones(16 * MB)
+        with second:
+            float(torch.ones(8 * MB).sum())
+        with first:
+            float(torch.ones(8 * MB).sum())
+        peaks.append((first.bytes, second.bytes))
+        del kept
+    assert 90 * MB < min(peak for peak, _ in peaks) < 120 * MB
+    assert 25 * MB < min(peak for _, peak in peaks) < 55 * MB
 
 
 def test_where_the_system_does_not_tell_it_is_none(monkeypatch, tmp_path):

@@ -6,6 +6,7 @@ import os
 import statistics
 import traceback
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 
 from ..errors import CheckpointError, SaveError
@@ -15,7 +16,7 @@ from ..fit.checkpoint import fingerprint, has_checkpoint, rule_fingerprint
 from ..gaussians import Gaussians
 from ..scenes import Scene
 from .lpips import perceptual_scores
-from .memory import PeakMemory
+from .memory import PeakMemory, TurnsMemory
 from .metrics import quality_as
 from .page import png
 from .protocol import MEMORY_RUNS, WARM_UP_STEPS, Contender, Protocol, is_mark, passed_mark
@@ -61,7 +62,8 @@ class Lane:
         self.start, self.contender, self.file = start, contender, file
         self.reference = start.protocol.budget.reference is not None and order == 0
         self.fit: FitRun | None = None
-        self.memory: int | None = None
+        self.memory: int | None = None  # peak bytes: of a run with a plan over its whole length, else of steps of the warm-up
+        self._turns: TurnsMemory | None = TurnsMemory(start.gaussians.means.device) if start.protocol.planned else None
         self.plan = start.protocol.plan(start.scene, len(start.gaussians), start.step_seconds, contender)
         identity = {**fingerprint(start.scene, start.gaussians), **rule_fingerprint(rule)}
         old = file.read()
@@ -91,8 +93,10 @@ class Lane:
             self.file.append("cell", **self.header, load=load_average())
         try:
             self._throw_away_steps()
-            self.memory = self._measure_memory()
-            self.fit = self._make_run(self.plan, resume)
+            if self._turns is None:
+                self.memory = self._measure_memory()
+            with self._turns or nullcontext():
+                self.fit = self._make_run(self.plan, resume)
         except (SaveError, CheckpointError):
             raise
         except Exception as error:  # whatever an optimizer of someone's own may raise: it is a row of the table
@@ -137,17 +141,8 @@ class Lane:
         if not self.reference:
             self.fit.max_seconds = limit
         try:
-            while not stop():
-                if (self.fit.step == 0 and not self.fit.curve) or self.fit.finished:
-                    self._score()
-                if self.fit.finished or self.fit.seconds >= turn:
-                    break
-                before, tenth = self.fit.seconds, self._tenth()
-                self.fit.advance()
-                if self.fit.diverged:
-                    self.file.append("rewind", step=self.fit.step)
-                elif is_mark(self.fit.step) or passed_mark(before, self.fit.seconds) or self._tenth() > tenth:
-                    self._score()
+            with self._turns or nullcontext():
+                self._advance(turn, stop)
             self._update()
             if self.fit.finished:
                 self._end("diverged" if self.fit.diverged else "done", **perceptual_scores(self.start.scene, self.fit.gaussians))
@@ -155,6 +150,19 @@ class Lane:
             raise
         except Exception as error:  # see begin
             self.fail(error)
+
+    def _advance(self, turn: float, stop: Callable[[], bool]) -> None:
+        while not stop():
+            if (self.fit.step == 0 and not self.fit.curve) or self.fit.finished:
+                self._score()
+            if self.fit.finished or self.fit.seconds >= turn:
+                break
+            before, tenth = self.fit.seconds, self._tenth()
+            self.fit.advance()
+            if self.fit.diverged:
+                self.file.append("rewind", step=self.fit.step)
+            elif is_mark(self.fit.step) or passed_mark(before, self.fit.seconds) or self._tenth() > tenth:
+                self._score()
 
     def _tenth(self) -> int:
         """Tenths of the plan that are over: marks of a run that goes from coarse to fine."""
@@ -180,6 +188,8 @@ class Lane:
 
     def _update(self) -> None:
         self.seconds, self.steps = self.fit.seconds, self.fit.step
+        if self._turns is not None:
+            self.memory = self._turns.bytes
 
     def fail(self, error: Exception) -> None:
         """End the cell with what went wrong."""

@@ -37,6 +37,39 @@ class PeakMemory:
         peak = torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else _status("VmHWM")
         self.bytes = None if self._before is None or peak is None else max(0, peak - self._before)
 
+    def held(self) -> int:
+        """Bytes that the work has not freed; negative where it has freed more than it took."""
+        if self.device.type == "cuda":
+            return torch.cuda.memory_allocated(self.device) - self._before
+        _give_freed_memory_back()
+        return (_status("VmRSS") or 0) - (self._before or 0)
+
+
+class TurnsMemory:
+    """The same for work that takes turns with other work in one process: `with memory: turn()`, again and again, then `memory.bytes`.
+
+    What it holds between its turns is what the process grew by in them. To some tens of megabytes: what one turn has freed without giving it back
+    may serve the next turn of another.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.bytes: int | None = 0
+        self._held = 0
+
+    def __enter__(self) -> TurnsMemory:
+        self._turn = PeakMemory(self.device)
+        self._turn.__enter__()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._turn.__exit__()
+        if self.bytes is None or self._turn.bytes is None:
+            self.bytes = None
+            return
+        self.bytes = max(self.bytes, self._held + self._turn.bytes)
+        self._held += self._turn.held()
+
 
 def _reset_peak() -> int | None:
     try:

@@ -22,7 +22,8 @@ NOTES = {  # What columns mean that do not say it themselves.
     "wins": "scenes with the highest PSNR",
     "ms / step": "milliseconds, of which in rendering, loss and gradients, and in the update rule",
     "cores": "processor time of all threads over wall-clock time",
-    "MB": "peak memory of steps after warm-up, beyond the scene: Gaussians, optimizer state, gradients, renders; the largest of all runs",
+    "MB": "peak memory beyond the scene: Gaussians, optimizer state, gradients, renders; of a run with a plan over its whole length, "
+    "else of steps at its start; the largest of all runs",
     "to {first}'s end": "how many times sooner than {first}'s whole run a run has {first}'s final PSNR; if not all get there, how many",
     "to best rival's end": "the same against the best of the others",
 }

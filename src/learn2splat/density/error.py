@@ -24,7 +24,8 @@ from ..render import rasterize
 from ..scenes import Scene
 from .base import DensityControl, Event, Splat, Surroundings
 
-PROBED_PHOTOS = 16  # rendered at an event
+PROBED_PHOTOS = 16  # rendered at an event, ...
+RENDERED_AT_ONCE = 4  # ... so many together
 
 
 @dataclass(frozen=True)
@@ -55,8 +56,11 @@ class ErrorGrowth(DensityControl):
         if wanted <= 0:
             return splat
         scene, train = around.scene, list(around.scene.train_idx)
-        probed = [train[i] for i in torch.randperm(len(train), generator=around.generator)[:PROBED_PHOTOS].tolist()]
-        maps = [_probe(scene, splat.gaussians, view, config, around.depths) for view in probed]
+        chosen = [train[i] for i in torch.randperm(len(train), generator=around.generator)[:PROBED_PHOTOS].tolist()]
+        probed, maps = [], []
+        for batch in _batches(scene, chosen):
+            probed += batch
+            maps += _probe(scene, splat.gaussians, batch, config, around.depths)
         totals = torch.stack([weights.sum() for weights, _ in maps])
         if not float(totals.sum()) > 0:
             return splat
@@ -73,30 +77,58 @@ class ErrorGrowth(DensityControl):
         return splat.grow(grown, torch.full((len(grown),), -1, dtype=torch.int64, device=grown.means.device), around.rule, around.generator)
 
 
+def _batches(scene: Scene, views: list[int]) -> list[list[int]]:
+    """Photos of one size, at most RENDERED_AT_ONCE together: cheaper than one by one."""
+    ordered = sorted(views, key=scene.size)  # stable
+    batches: list[list[int]] = []
+    for view in ordered:
+        if batches and len(batches[-1]) < RENDERED_AT_ONCE and scene.size(batches[-1][0]) == scene.size(view):
+            batches[-1].append(view)
+        else:
+            batches.append([view])
+    return batches
+
+
 def _probe(
-    scene: Scene, gaussians: Gaussians, view: int, config: ErrorConfig, depths: Callable[[], DepthMaps] | None
-) -> tuple[Tensor, Tensor]:
-    """(weights (H, W) of the pixels of photo `view`, depth (H, W) in world units at which a new Gaussian of a pixel would be)."""
+    scene: Scene, gaussians: Gaussians, views: list[int], config: ErrorConfig, depths: Callable[[], DepthMaps] | None
+) -> list[tuple[Tensor, Tensor]]:
+    """Of each of the photos `views`, all of one size: (weights (H, W) of its pixels, depth (H, W) in world units at which a new Gaussian of a
+    pixel would be)."""
     like = gaussians.means
-    width, height = scene.size(view)
+    width, height = scene.size(views[0])
     renders, alphas, _ = rasterize(
         gaussians.means, gaussians.quats, gaussians.log_scales.exp(), gaussians.logit_opacities.sigmoid(), gaussians.sh(),
-        scene.viewmats[[view]].to(like), scene.Ks[[view]].to(like), width, height, sh_degree=3, render_mode="RGB+ED",
-        backgrounds=scene.background.to(like)[None], eps2d=scene.eps2d,
+        scene.viewmats[views].to(like), scene.Ks[views].to(like), width, height, sh_degree=3, render_mode="RGB+D",
+        backgrounds=scene.background.to(like).expand(len(views), 3), eps2d=scene.eps2d,
     )  # fmt: skip
-    photo = scene.image(view).to(like)
-    error = (renders[0, ..., :3] - photo).abs().mean(-1)
-    visible = 1.0 if scene.masks is None else scene.masks[view].to(error)
-    error = error * visible
-    pad = config.box // 2
-    error = F.avg_pool2d(F.pad(error[None, None], (pad,) * 4, mode="replicate"), config.box, stride=1)[0, 0]
-    depth, alpha = renders[0, ..., 3], alphas[0, ..., 0]
-    known = (alpha > config.min_alpha) & (depth > 0)
-    if depths is not None:
-        confirmed = _confirmed(depths(), view, width, height).to(depth)
-        sure = confirmed > 0
-        depth, known = torch.where(sure, confirmed, depth), known | sure
-    return error.pow(config.power) * known * visible, depth
+    maps = []
+    for view, render, alpha in zip(views, renders, alphas[..., 0]):
+        error = _window_means(_absolute_error(render, scene.image(view).to(like)), scene.masks[view] if scene.masks else None, config.box)
+        depth = render[..., 3] / alpha.clamp(min=1e-10)
+        known = (alpha > config.min_alpha) & (depth > 0)
+        if depths is not None:
+            confirmed = _confirmed(depths(), view, width, height).to(depth)
+            sure = confirmed > 0
+            depth, known = torch.where(sure, confirmed, depth), known | sure
+        weights = error.pow(config.power) * known
+        maps.append((weights if scene.masks is None else weights * scene.masks[view].to(weights), depth))
+    return maps
+
+
+def _absolute_error(render: Tensor, photo: Tensor) -> Tensor:
+    """(H, W) mean over the colours. Channel by channel: three times as fast on a CPU as a mean over the last, short dimension."""
+    differences = (render[..., :3] - photo).abs_()
+    return (differences[..., 0] + differences[..., 1] + differences[..., 2]) / 3
+
+
+def _window_means(error: Tensor, mask: Tensor | None, side: int) -> Tensor:
+    """(H, W) means over windows of `side` px, the border repeated; masked pixels count as 0. Shifted images: thrice as fast as pooling."""
+    if mask is not None:
+        error = error * mask.to(error)
+    height, width = error.shape
+    padded = F.pad(error[None, None], (side // 2,) * 4, mode="replicate")[0, 0]
+    rows = sum(padded[:, k : k + width] for k in range(side))
+    return sum(rows[k : k + height] for k in range(side)) / side**2
 
 
 def _confirmed(maps: DepthMaps, view: int, width: int, height: int) -> Tensor:

@@ -132,11 +132,11 @@ class FitRun:
 
     def advance(self) -> None:
         """One inner step. If it yields something non-finite, the run goes back to its last sound state and has diverged."""
-        before = self._run
         began, cpu_began = time.perf_counter(), time.process_time()
         progress, stage = self.progress, self.stage
         scene = self.pyramid[stage]
-        run = self._noted(self._grown(before, scene, progress), stage)
+        before = self._run = self._noted(self._grown(self._run, scene, progress), stage)  # the ungrown state is not held: memory
+        run = before
         self.sampler.views_per_step = min(self.plan.stages[stage].views_per_step, len(self.train))
         views = [self.train[i] for i in self.sampler.next()]
         task = replace(run.state.task, views_per_step=len(views), steps=self._horizon(run.step, progress))
