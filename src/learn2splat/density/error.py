@@ -69,7 +69,7 @@ class ErrorGrowth(DensityControl):
         for view, (weights, depth), first, last in zip(probed, maps, bounds, bounds[1:]):
             count = min(last - first, int((weights > 0).sum()))
             if count:
-                rows = torch.multinomial(weights.flatten().cpu().double(), count, generator=around.generator)
+                rows = _drawn(weights.flatten().cpu().double(), count, around.generator)
                 new.append(_at_pixels(scene, view, rows.to(depth.device), depth, config))
         if not new:
             return splat
@@ -103,7 +103,7 @@ def _probe(
     )  # fmt: skip
     maps = []
     for view, render, alpha in zip(views, renders, alphas[..., 0]):
-        error = _window_means(_absolute_error(render, scene.image(view).to(like)), scene.masks[view] if scene.masks else None, config.box)
+        error = _window_means(_absolute_error(render, scene.images[view].to(like.device)), scene.masks[view] if scene.masks else None, config.box)
         depth = render[..., 3] / alpha.clamp(min=1e-10)
         known = (alpha > config.min_alpha) & (depth > 0)
         if depths is not None:
@@ -116,8 +116,8 @@ def _probe(
 
 
 def _absolute_error(render: Tensor, photo: Tensor) -> Tensor:
-    """(H, W) mean over the colours. Channel by channel: three times as fast on a CPU as a mean over the last, short dimension."""
-    differences = (render[..., :3] - photo).abs_()
+    """(H, W) mean over the colours of a photo of uint8. Channel by channel: three times as fast on a CPU as a mean over the short last dimension."""
+    differences = torch.sub(render[..., :3], photo, alpha=1 / 255).abs_()
     return (differences[..., 0] + differences[..., 1] + differences[..., 2]) / 3
 
 
@@ -129,6 +129,24 @@ def _window_means(error: Tensor, mask: Tensor | None, side: int) -> Tensor:
     padded = F.pad(error[None, None], (side // 2,) * 4, mode="replicate")[0, 0]
     rows = sum(padded[:, k : k + width] for k in range(side))
     return sum(rows[k : k + height] for k in range(side)) / side**2
+
+
+def _drawn(weights: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """(count,) different positions, drawn one after the other by the weights (P,) of those that are left: `torch.multinomial`, several times as fast.
+
+    Drawing from all of them and passing over what has been drawn before has the same probabilities. What is still wanted after twice as many draws,
+    torch draws from the rest.
+    """
+    bounds = weights.cumsum(0)
+    at = torch.searchsorted(bounds, torch.rand(2 * count, generator=generator, dtype=bounds.dtype) * bounds[-1], right=True)
+    at = at[at < len(weights)]  # beyond: by rounding
+    values, inverse = at.unique(return_inverse=True)
+    first = torch.full((len(values),), len(at)).scatter_reduce_(0, inverse, torch.arange(len(at)), "amin")
+    drawn = at[first.sort().values[:count]]
+    if len(drawn) == count:
+        return drawn
+    rest = weights.index_fill(0, drawn, 0.0)
+    return torch.cat([drawn, torch.multinomial(rest, count - len(drawn), generator=generator)])
 
 
 def _confirmed(maps: DepthMaps, view: int, width: int, height: int) -> Tensor:
@@ -148,7 +166,7 @@ def _at_pixels(scene: Scene, view: int, rows: Tensor, depth: Tensor, config: Err
     in_camera = torch.stack([(x - K[0, 2]) / K[0, 0] * z, (y - K[1, 2]) / K[1, 1] * z, z], dim=1)
     n = len(rows)
     size = config.spread * math.sqrt(width * height / n)  # px
-    color = scene.image(view).to(like).view(-1, 3)[rows]
+    color = scene.images[view].to(like.device).view(-1, 3)[rows].to(like) / 255
     return Gaussians(
         means=in_camera @ camtoworld[:3, :3].T + camtoworld[:3, 3],
         quats=like.new_tensor([1.0, 0.0, 0.0, 0.0]).repeat(n, 1),
