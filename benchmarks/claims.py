@@ -13,7 +13,7 @@ Scenes: those of role `val` in SOURCES.md, never trained on. Every part is a `be
     size         adam's time for 300 steps at 512 px and at the full size (at most 640 px: the photos are not larger), and with 10 000 (seeds 0-2)
                  and 50 000 points (between neighbouring ones, because the scenes have no more)
     views        adam's time for 300 steps with 2, 4 and 16 photos per step; seeds 0-2
-    sparse       8 context photos, adam's time for 1000 steps
+    sparse       few photos: claims_sparse.py; alone it has a table of its own
     time-60      full size, coarse to fine and with growth, 60 seconds; seeds 0-2; time-300 and time-1800 with one
 
 Where no seeds are named it is seed 0 alone: those take longest.
@@ -86,7 +86,6 @@ class Part:
 
 PARTS = (
     Part("equal-time", BASE, seeds=3),
-    Part("sparse", replace(BASE, context_views=8), RIVALS),
     Part("views", replace(SHORT, views_per_step=2), RIVALS, seeds=3),
     Part("views", replace(SHORT, views_per_step=4), RIVALS, seeds=3),
     Part("views", replace(SHORT, views_per_step=16), RIVALS, seeds=3),
@@ -101,6 +100,7 @@ PARTS = (
     Part("time-1800", replace(TIMED, budget=Budget(seconds=1800.0)), ("adam-auto", "adam-auto+mcmc", "nominal", "learned"), scenes=LONG_SCENES),
 )
 NAMES = tuple(dict.fromkeys(name for part in PARTS for name in (part.name, part.key)))
+sys.modules.setdefault("claims", sys.modules[__name__])  # claims_sparse.py imports this module, also where it is the script that runs
 Cells = dict[tuple[str, int], dict[str, Cell]]  # (scene, seed) -> label -> finished cell; complete ones only
 
 
@@ -220,8 +220,6 @@ def claims(out: Path) -> list[Claim]:
             rows.append(Claim(name, 0.05, per_scene(cells, late_drop), at_most=True, scenes=scenes))
         else:
             rows.append(Claim(describe(part), None, ahead(cells, ADAMS, last_psnr), ahead_everywhere=True, scenes=scenes))
-            if part.name == "sparse":
-                rows.append(Claim("8 context photos: best minus last", 0.05, per_scene(cells, late_drop), at_most=True, scenes=scenes))
     cost = per_scene(main, lambda by: _ms(by["learned"]) / _ms(by["adam"]))
     rows.append(Claim("time of a step over that of adam", 1.4, cost, unit="", at_most=True))
     memory = per_scene(main, lambda by: by["learned"].end["peak_bytes"] / by["adam"].end["peak_bytes"]) if _has_memory(main) else {}
@@ -271,8 +269,6 @@ def late_drop(by: dict[str, Cell]) -> float:
 
 def describe(part: Part) -> str:
     protocol = part.protocol
-    if part.name == "sparse":
-        return "8 context photos, over the best Adam"
     if part.name == "views":
         return f"{protocol.views_per_step} photos per step, over the best Adam"
     size = f"{part.points} points" if part.points else "full size" if protocol.long_side is None else f"{protocol.long_side} px"
@@ -288,8 +284,11 @@ def _has_memory(cells: Cells) -> bool:
 
 
 def table(out: Path) -> str:
-    rows = ["| what | target | measured | by scene | |", "|---|---|---:|---|---|", *(claim.row() for claim in claims(out))]
-    return "\n".join(rows) + f"\n\n{seeds_measured(out)}"
+    return f"{rows_of(claims(out))}\n\n{seeds_measured(out)}"
+
+
+def rows_of(claims: list[Claim]) -> str:
+    return "\n".join(["| what | target | measured | by scene | |", "|---|---|---:|---|---|", *(claim.row() for claim in claims)])
 
 
 def seeds_measured(out: Path) -> str:
@@ -302,9 +301,12 @@ def seeds_measured(out: Path) -> str:
 
 
 def main() -> int:
+    import claims_sparse as sparse
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("out/claims"))
-    parser.add_argument("--only", nargs="+", choices=[*NAMES, "none"], default=list(NAMES), metavar="PART", help=f"of {', '.join(NAMES)}; or none")
+    every = (*NAMES, "sparse", *sparse.KEYS)
+    parser.add_argument("--only", nargs="+", choices=[*every, "none"], default=list(every), metavar="PART", help=f"of {', '.join(every)}; or none")
     parser.add_argument("--seeds", type=int, help="at most so many seeds")
     parser.add_argument("--workers", type=int, default=1, help="scenes and seeds at a time, each with its share of the cores")
     parser.add_argument("--scenes-root", type=Path, default=Path(__file__).parents[2] / "shared" / "scenes")
@@ -314,12 +316,29 @@ def main() -> int:
         if part.name in args.only or part.key in args.only:
             seeds = part.seeds if args.seeds is None else min(part.seeds, args.seeds)
             sources = [SceneSource(name, partial(load, args.scenes_root / name, part)) for name in names[: part.scenes]]
-            print(f"{part.key} {part.protocol.key}", file=sys.stderr, flush=True)
-            command = ("python", *sys.argv)
-            tasks = make_tasks(sources, seeds, optimizers=part.optimizers, protocol=part.protocol, out=args.out.resolve(), command=command)
-            run_in_processes(tasks, args.workers, on_progress=_show)
-    print(table(args.out))
-    return 0 if all(claim.met for claim in claims(args.out)) else 1
+            run(part.key, part, sources, seeds, args.out, args.workers)
+    asked = [key for key in sparse.KEYS if key in args.only or "sparse" in args.only]
+    if asked:
+        sources = sparse.scenes_of(args.scenes_root, names)
+        for source in sources if "sparse-depth" in asked else ():
+            sparse.measure_depth(source, args.out)
+        for key in asked:
+            if (part := sparse.PARTS.get(key)) is not None:
+                run(key, part, sparse.fitting(sources, part), min(part.seeds, args.seeds or part.seeds), args.out, args.workers)
+    few, others = sparse.claims(args.out, len(names)), []
+    if not all(name == "sparse" or name in sparse.KEYS for name in args.only):
+        others = claims(args.out)
+        print(f"{table(args.out)}\n\nFew photos:\n")
+    print(f"{rows_of(few)}\n\n{sparse.baselines(args.out)}".rstrip())
+    return 0 if all(claim.met for claim in (*others, *few)) else 1
+
+
+def run(key: str, part: Part, sources: list[SceneSource], seeds: int, out: Path, workers: int) -> None:
+    """The bench of a part, what of it is not finished."""
+    print(f"{key} {part.protocol.key}", file=sys.stderr, flush=True)
+    command = ("python", *sys.argv)
+    tasks = make_tasks(sources, seeds, optimizers=part.optimizers, protocol=part.protocol, out=out.resolve(), command=command)
+    run_in_processes(tasks, workers, on_progress=_show)
 
 
 def _show(progress) -> None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent / "bench"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 from made_cells import made_cell
 from tiny_scenes import write_colmap
 
@@ -50,9 +51,9 @@ def test_rows_are_measured_against_the_best_rival_of_each_scene(claims, monkeypa
 
 
 def test_the_seeds_said_are_those_of_the_scene_with_fewest(claims, monkeypatch, tmp_path):
-    pairs = {"equal-time": [("a", 0), ("a", 1), ("b", 0), ("b", 1), ("b", 2)], "sparse": [("a", 0)], "size-full": [("a", 0)]}
+    pairs = {"equal-time": [("a", 0), ("a", 1), ("b", 0), ("b", 1), ("b", 2)], "views-2": [("a", 0)], "size-full": [("a", 0)]}
     monkeypatch.setattr(claims, "stored", lambda out, part: {key: {} for key in pairs.get(part.key, ())})
-    assert claims.seeds_measured(tmp_path) == "Seeds: 2 of equal-time; 1 of sparse, size-full."
+    assert claims.seeds_measured(tmp_path) == "Seeds: 2 of equal-time; 1 of views-2, size-full."
 
 
 def test_a_run_that_never_gets_there_has_no_head_start(claims):
@@ -72,3 +73,56 @@ def test_a_claim_measured_on_some_scenes_only_is_not_met(claims):
     some, all_ = ({"a": 0.0}, {"a": 0.0, "b": 0.0})
     assert not claims.Claim("x", 0.05, some, at_most=True, scenes=2).met and "partly" in claims.Claim("x", 0.05, some, at_most=True, scenes=2).row()
     assert claims.Claim("x", 0.05, all_, at_most=True, scenes=2).met
+
+
+@pytest.fixture(scope="module")
+def sparse(claims):
+    return importlib.import_module("claims_sparse")
+
+
+def test_starts_are_compared_at_step_0_and_when_the_shorter_run_ends(sparse, claims, monkeypatch, tmp_path):
+    """PSNR of made cells is linear between points of 10 ms a step; step 0 is 10 dB, or what the curve says."""
+    ours = {("a", 0): {label: made_cell(label, "a", 0, {0: 16.0, 1000: 26.0}) for label in claims.ALL}}
+    stereo = {("a", 0): {label: made_cell(label, "a", 0, {0: 13.0, 500: 20.0}) for label in ("adam", "learned")}}
+    cells = {"sparse-8-feedforward": ours, "sparse-8-stereo": stereo}
+    monkeypatch.setattr(sparse, "stored", lambda out, part: next((cells.get(key, {}) for key, each in sparse.PARTS.items() if each is part), {}))
+    rows = {claim.what: claim for claim in sparse.claims(tmp_path, 6)}
+    assert rows["step 0, 8 views: feedforward over stereo"].gaps == pytest.approx({"a": 3.0})
+    assert rows["equal time, learned: from feedforward over from stereo"].gaps == pytest.approx({"a": 1.0})  # 21 dB after half of the time, to 20
+    assert rows["equal time, from feedforward: learned over the best Adam"].gaps == pytest.approx({"a": 0.0})
+    assert not any(row.met for row in rows.values() if row.what != "size of all weights of the package")  # one scene of 18 is not all
+    assert "not measured" in rows["joint weights against those of sparse or dense training alone: behind by"].row()
+    assert rows["size of all weights of the package"].met
+
+
+def test_depth_errors_are_those_by_hand(sparse):
+    from types import SimpleNamespace
+
+    from tiny_scenes import FOCAL, tiny_scene
+
+    scene = tiny_scene(4)
+    depth = torch.full((24, 32), 1.5)
+    depth[:, :10] = torch.nan
+    maps = SimpleNamespace(idx=(1, 3), depths=(depth, depth), Ks=scene.Ks[[1, 3]])
+    expected = []
+    for i in maps.idx:
+        for point in scene.points:
+            x, y, z = (scene.viewmats[i, :3, :3] @ point + scene.viewmats[i, :3, 3]).tolist()
+            column, row = FOCAL * x / z + 16, FOCAL * y / z + 12
+            if 0 <= column < 32 and 0 <= row < 24:
+                expected.append(abs(1.5 / z - 1) if column >= 10 else float("inf"))
+    assert torch.allclose(sparse.depth_errors(scene, scene, maps), torch.tensor(expected, dtype=torch.float64), atol=1e-5)
+
+
+def test_only_sparse_prints_its_table_alone_and_fails_where_it_is_short(sparse, claims, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(claims, "run", lambda *arguments: None)
+    monkeypatch.setattr(sparse, "scenes_of", lambda root, names: [])
+    monkeypatch.setattr(claims, "roles", lambda root: {"a": "val"})
+    monkeypatch.setattr(sys, "argv", ["claims.py", "--only", "sparse", "--out", str(tmp_path)])
+    assert claims.main() == 1
+    told = capsys.readouterr().out
+    assert "feedforward over stereo" in told and "equal time, over the best Adam |" not in told
+    monkeypatch.setattr(sys, "argv", ["claims.py", "--only", "none", "--out", str(tmp_path)])
+    assert claims.main() == 1
+    told = capsys.readouterr().out
+    assert "feedforward over stereo" in told and "equal time, over the best Adam |" in told

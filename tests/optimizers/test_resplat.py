@@ -111,3 +111,8 @@ def test_weights_and_options(tmp_path):
     assert result.steps == 2 and not result.diverged
     with pytest.raises(OptionError, match="holds weights of resplat, not of g3r"):
         make_optimizer("g3r", weights=tmp_path / "mine.safetensors")
+
+
+def test_the_package_has_weights_that_move_something():
+    rule = make_optimizer("resplat")
+    assert float(rule.network.head[2].weight.detach().abs().max()) > 0
