@@ -31,6 +31,7 @@ from .render import Render
 from .report import Report
 from .sfm import Sfm
 from .train import Train
+from .view import View
 from .weights import Weights
 
 Commands = (
@@ -39,6 +40,7 @@ Commands = (
     | Annotated[Sfm, tyro.conf.subcommand("sfm")]
     | Annotated[Eval, tyro.conf.subcommand("eval")]
     | Annotated[Render, tyro.conf.subcommand("render")]
+    | Annotated[View, tyro.conf.subcommand("view")]
     | Annotated[Export, tyro.conf.subcommand("export")]
     | Annotated[Demo, tyro.conf.subcommand("demo")]
     | Annotated[Weights, tyro.conf.subcommand("weights")]

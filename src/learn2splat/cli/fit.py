@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -14,7 +16,7 @@ import tyro
 from ..density import make_density
 from ..errors import OptionError
 from ..files import WRITTEN_BY, atomic_write, file_name, is_ours, locked
-from ..fit import FitResult, Plan, fit, make_plan, score, shows_anything
+from ..fit import FitResult, Plan, Progress, fit, make_plan, score, shows_anything
 from ..fit.checkpoint import has_checkpoint
 from ..fit.measure import measured_step_seconds
 from ..fit.options import check_options
@@ -26,6 +28,7 @@ from ..optimizers import make_optimizer
 from ..scenes import Scene, lacks_poses
 from ..scenes.context import context_scene
 from ..scenes.views import Index, choose_views
+from ..viewer.server import PORT, address_lines
 from . import result as saved
 from .common import (
     Command,
@@ -49,9 +52,10 @@ from .common import (
 from .fit_page import ENDED, facts, fit_page
 from .fit_pictures import HeldOut, held_out, held_out_in_haste
 from .plan_table import plan_sentence, print_plan
-from .progress import FitProgress
+from .progress import FitProgress, phase
 from .sfm import scene_of_photos
 
+OnStep = Callable[[Progress], None]
 Densify = Literal["error", "default", "default-abs", "mcmc", "none"]
 
 
@@ -128,6 +132,10 @@ class Fit(Command):
     """Seconds between two checkpoints."""
     dry_run: Flag = False
     """Show the plan of the run, and stop."""
+    view: Flag = False
+    """Watch it in the browser while it optimizes: pause, step, curve, photos, a race against another optimizer. A closed browser stops nothing."""
+    port: int = PORT
+    """Where --view serves; the next free one if it is taken."""
     no_report: Flag = False
     """Write no report.html."""
     json: Flag = False
@@ -153,7 +161,11 @@ class Fit(Command):
             return
         with locked(folder):
             self._prepare(folder, scene, gaussians, plan)
-            with stop_on_signals() as should_stop, FitProgress(f"{scene.name} {self.optimizer}", plan) as progress:
+            with (
+                stop_on_signals() as should_stop,
+                self._viewer(scene, gaussians, plan, should_stop) as watch,
+                FitProgress(f"{scene.name} {self.optimizer}", plan) as progress,
+            ):
                 result = fit(
                     scene,
                     gaussians.to(device),
@@ -163,7 +175,7 @@ class Fit(Command):
                     checkpoint=folder / saved.CHECKPOINT,
                     save_every=self.save_every,
                     resume=self.resume,
-                    on_step=progress,
+                    on_step=watch(progress),
                     should_stop=should_stop,
                 )
             self._save_config(folder, scene, gaussians, result.plan)  # again: a resumed run may have been given more steps
@@ -176,6 +188,30 @@ class Fit(Command):
             print(to_json(saved.metrics(result)))
         else:
             _print_summary(folder, scene, result)
+
+    @contextmanager
+    def _viewer(self, scene: Scene, gaussians: Gaussians, plan: Plan, should_stop: Callable[[], bool]) -> Iterator[Callable[[OnStep], OnStep]]:
+        """With --view, the viewer: what it yields makes a callback of the run tell it, too."""
+        if not self.view:
+            yield lambda on_step: on_step
+            return
+        from ..viewer.live import LiveFit  # what it needs is an extra
+
+        live = LiveFit(scene, gaussians, plan, self.optimizer, self.seed, self.port, phase, should_stop)
+        try:
+            for line in address_lines(live.server):
+                note(line)
+
+            def watch(on_step: OnStep) -> OnStep:
+                def both(progress: Progress) -> None:
+                    on_step(progress)
+                    live(progress)
+
+                return both
+
+            yield watch
+        finally:
+            live.close()
 
     def _check(self) -> None:
         """Raise for numbers that make no sense."""
@@ -371,5 +407,6 @@ def _print_summary(folder: Path, scene: Scene, result: FitResult) -> None:
     print("To look at it:")
     if report.exists():
         print(f"  {report} in a browser")
+    print(f"  learn2splat view {folder}    in 3D, beside the photos; learn2splat export {folder} --format html    as a page to send to people")
     print(f"  {folder / saved.PLY} in any splat viewer, such as superspl.at/editor")
     print(f"  learn2splat render {folder}    for a video")
