@@ -11,7 +11,7 @@ from learn2splat import errors
 from learn2splat.initializers import PredictedDepth, feedforward_init, feedforward_start, few_points, predict_depth
 from learn2splat.initializers._upright import quarter_turns, turned
 from learn2splat.initializers.cascade import Cascade
-from learn2splat.initializers.feedforward import votes
+from learn2splat.initializers.feedforward import empty, votes
 from learn2splat.initializers.weights import load_initializer, save_initializer
 from learn2splat.optimizers.weights import packaged_weights
 from learn2splat.scenes import Similarity, make_procedural_scene
@@ -122,6 +122,16 @@ def test_what_another_photo_looks_through_is_counted_against():
     assert (agree[:, 2] == 1).all() and (against[:, :3] == 0).all()
     assert (against[:, 3:6] == 1).all() and (agree[:, 3:] == 0).all()
     assert (against[:, 6:] == 0).all() and (seen[:, 6:] == 1).all()  # behind the wall: hidden, which is no contradiction
+
+
+def test_what_has_the_colour_of_the_background_all_around_is_background():
+    colors = torch.zeros(20, 20, 3, dtype=torch.uint8)
+    colors[10, 10] = 200
+    nothing = empty(colors, torch.zeros(3))
+    expected = torch.ones(20, 20, dtype=torch.bool)
+    expected[8:13, 8:13] = False
+    assert torch.equal(nothing, expected)
+    assert not empty(colors, torch.ones(3)).any()
 
 
 def test_where_photos_tell_nothing_a_sentence_says_so_and_the_best_start_is_left():

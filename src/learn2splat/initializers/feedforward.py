@@ -30,6 +30,8 @@ MAX_GAUSSIANS = 30_000
 RANDOM_START = 5000  # Gaussians, where the photos tell nothing
 FEW_POINTS = 16  # Points that a photo should see; a scene with fewer has too little to start from.
 SWEEP_CONFIDENCE = 0.9  # Of a depth that the sweep found and another photo confirmed.
+MIN_CONFIDENCE = 0.4  # Of a pixel that becomes a Gaussian.
+BACKGROUND, AROUND = 16 / 255, 5  # What differs from the background by less, in a window of so many px of the map, is background: it has no depth.
 AGREE, CONTRADICT = 0.03, 0.08  # Relative differences in depth: the same surface; something in front of what another photo sees.
 
 
@@ -124,7 +126,7 @@ def feedforward_init(
     masks = _masks(scene, predicted)
     points, colors = [], []
     for i, confidence in enumerate(predicted.confidence):
-        keep = kept(predicted, i)
+        keep = kept(predicted, i) & ~empty(predicted.colors[i], scene.background)
         if masks is not None:  # what passes by in one photo is no place for a Gaussian
             keep &= masks[i]
         at = best_of_patches(torch.where(keep, confidence, -torch.inf))
@@ -163,9 +165,20 @@ def feedforward_start(
 
 
 def kept(predicted: PredictedDepth, i: int) -> Tensor:
-    """(h, w) bool: the pixels of map i that give Gaussians."""
+    """(h, w) bool: the pixels of map i that give Gaussians.
+
+    The depth is likely; another photo has the same there, or none sees the point; and for each photo that looks through the point, two agree. That
+    becomes stricter by itself where photos stand far apart: more of them look at the same things from elsewhere.
+    """
     agree, against, seen = votes(predicted, i)
-    return predicted.depths[i].isfinite() & ((agree > 0) | (seen == 0)) & (against <= agree)
+    likely = predicted.depths[i].isfinite() & (predicted.confidence[i] > MIN_CONFIDENCE)
+    return likely & ((agree > 0) | (seen == 0)) & (2 * against <= agree)
+
+
+def empty(colors: Tensor, background: Tensor) -> Tensor:
+    """(h, w) bool: where `colors` (h, w, 3) uint8 is that of the background (3,) all around, as beside an object in front of black."""
+    off = (colors.float() / 255 - background).abs().amax(2)
+    return F.max_pool2d(off[None], AROUND, stride=1, padding=AROUND // 2)[0] < BACKGROUND
 
 
 def votes(predicted: PredictedDepth, i: int) -> tuple[Tensor, Tensor, Tensor]:
