@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 from tiny_scenes import tiny_scene, write_colmap
 
@@ -91,3 +92,36 @@ def test_photos_of_two_sizes_are_fitted(tmp_path):
 def test_too_few_photos(tmp_path, sentence):
     small = write_colmap(tmp_path / "small", 3)
     assert "context views must be 1 to 2" in sentence("fit", small, "--setting", "sparse", "--out", tmp_path / "out")
+
+
+def test_a_sparse_run_can_be_resumed(scene_folder, tmp_path):
+    options = [
+        "fit",
+        str(scene_folder),
+        "--setting",
+        "sparse",
+        "--context-views",
+        "3",
+        "--init",
+        "random",
+        "--max-points",
+        "50",
+        "--optimizer",
+        "nominal",
+    ]
+    for name, steps in (("through", ["6"]), ("stopped", ["3", "6"])):
+        for count in steps:
+            resume = ["--resume"] if count != steps[0] else []
+            assert main([*options, "--steps", count, "--no-report", "--out", str(tmp_path / name), *resume]) == 0
+    first, second = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("through", "stopped"))
+    assert first["steps"] == second["steps"] == 6 and second["curve"][0] == {**first["curve"][0], "seconds": second["curve"][0]["seconds"]}
+    assert [photo["name"] for photo in first["photos"]] == [photo["name"] for photo in second["photos"]] and len(second["photos"]) == 4
+
+
+def test_a_folder_of_depth_maps_beside_a_colmap_model_is_a_start(tmp_path, capsys):
+    scene = write_colmap(tmp_path / "tiny")
+    (scene / "depth").mkdir()
+    for photo in (scene / "images").iterdir():
+        np.save(scene / "depth" / f"{photo.stem}.npy", np.full((24, 32), 7.0, np.float32))  # of no unit that anybody knows
+    assert fitted(tmp_path / "out", scene, "--init", "depth")["num_gaussians"] == 8 * 8 * 6
+    assert fitted(tmp_path / "few", scene, "--init", "depth", "--setting", "sparse", "--context-views", "3")["num_gaussians"] == 3 * 8 * 6
