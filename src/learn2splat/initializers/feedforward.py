@@ -133,7 +133,7 @@ def feedforward_init(
         points.append(predicted.points(i).view(-1, 3)[at].float())
         colors.append(predicted.colors[i].view(-1, 3)[at])
     if not any(len(part) for part in points):
-        raise SceneError(f"the {len(predicted.idx)} photos contradict each other everywhere: check their poses, or add photos")
+        raise SceneError(f"the {len(predicted.idx)} photos agree on no depth that is sure enough: check their poses, or add photos")
     most = MAX_GAUSSIANS if max_gaussians is None else max_gaussians
     return init_from_points(torch.cat(points), torch.cat(colors), max_points=most, generator=generator)
 
