@@ -110,3 +110,11 @@ def test_is_finite_sees_one_bad_number(bad):
     assert g.is_finite()
     g.shN[2, 14, 2] = bad
     assert not g.is_finite()
+
+
+def test_numbers_whose_sum_overflows_are_finite():
+    g = random_gaussians(4)
+    g.means[:] = 3e38
+    assert g.is_finite()
+    g.means[0, 0], g.means[1, 0] = torch.inf, -torch.inf
+    assert not g.is_finite()

@@ -13,7 +13,7 @@ from ..gaussians.record import Gaussians
 from ..losses import photometric_loss
 from ..render import rasterize
 from ..scenes import Scene
-from .evaluate import by_size, pixel_weights, render_photos
+from .evaluate import by_size, photos, pixel_weights, render_photos
 
 
 def loss_and_gradients(scene: Scene, gaussians: Gaussians, views: Sequence[int]) -> tuple[float, Gaussians]:
@@ -41,7 +41,7 @@ def observed_gradients(
             scene.viewmats[rows].to(like), scene.Ks[rows].to(like), width, height, sh_degree=3,
             backgrounds=scene.background.to(like).expand(len(same), 3), absgrad=observes == "absgrad", eps2d=scene.eps2d,
         )  # fmt: skip
-        targets = torch.stack([scene.image(i) for i in same]).to(like)
+        targets = photos(scene, same, like)
         total = total + photometric_loss(renders, targets, weights=pixel_weights(scene, same, renders))
         metas.append(meta)
     total.backward()
