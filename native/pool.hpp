@@ -1,5 +1,5 @@
 // Large arrays that come and go with every render. Fresh memory costs a page fault per 4 kB, often more than the work that it is for, so what is given
-// back is kept for the next render, up to POOL_BYTES.
+// back is kept for the next render, up to POOL_BYTES: more would lie idle while something else has its peak (200 000 Gaussians, 4 views of 640 px).
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -7,7 +7,7 @@
 
 namespace l2s {
 
-constexpr size_t POOL_BYTES = size_t(256) << 20;
+constexpr size_t POOL_BYTES = size_t(192) << 20;
 
 void *pool_take(size_t bytes, size_t &capacity);  // aligned to 64 bytes, not initialised; capacity: what it holds, to be given back with it
 void pool_give(void *memory, size_t capacity);
