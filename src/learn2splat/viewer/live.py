@@ -61,7 +61,7 @@ class LiveFit:
         self._race = gui.add_dropdown(
             "race against", (NOBODY, *(name for name in RIVALS if name != optimizer)), hint="from the same start, beside it"
         )
-        self._plot = None
+        self._plot, self._names = None, []
         self._points = (0, 0)
         cameras = add_cameras(self.server, scene)
         self.photos = PhotoPanel(self.server, scene, cameras)
@@ -159,10 +159,16 @@ class LiveFit:
         import viser.uplot
 
         curves = [(self.optimizer, "#5aa0ff", progress.curve)] + ([(rival.name, "#f0a030", rival.run.curve)] if rival else [])
-        seconds = np.unique([point.seconds for _, _, curve in curves for point in curve])
+        end = min((curve[-1].seconds if curve else 0.0) for _, _, curve in curves)  # uPlot draws nothing at all where a number is missing
+        seconds = np.unique([point.seconds for _, _, curve in curves for point in curve if point.seconds <= end])
         if len(seconds) < 2:
             return
-        lines = [np.interp(seconds, *_xy(curve), right=np.nan) for _, _, curve in curves]
+        lines = [np.interp(seconds, *_xy(curve)) for _, _, curve in curves]
+        names = [name for name, _, _ in curves]
+        if self._plot is not None and names == self._names:
+            self._plot.data = (seconds, *lines)
+            return
+        self._names = names
         series = (viser.uplot.Series(label="s"), *(viser.uplot.Series(label=f"{name}, dB", stroke=color, width=2) for name, color, _ in curves))
         if self._plot is not None:
             self._plot.remove()
