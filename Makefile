@@ -8,7 +8,7 @@ TORCH ?= torch==2.13.0
 # Processes of the test suite. Files stay together, because what they set up for their tests is most of their time.
 JOBS ?= 2
 
-.PHONY: demo test setup lint docs bench clean
+.PHONY: demo test setup lint docs bench campaign clean
 
 $(VENV)/.ready: pyproject.toml CMakeLists.txt $(wildcard native/*.*pp)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -41,6 +41,16 @@ docs: setup
 
 bench: setup
 	$(BIN)/python benchmarks/bench_rasterize.py
+
+# What is done to find out what breaks it (docs/reliability.md); hours, and it goes on where it was stopped.
+campaign: setup
+	$(BIN)/python tests/campaign/campaign.py fuzz
+	$(BIN)/python tests/campaign/campaign.py kills
+	$(BIN)/python tests/campaign/campaign.py trouble
+	$(BIN)/python tests/campaign/campaign.py soak
+	bash tests/campaign/native.sh address,undefined tests/render tests/optimizers tests/initializers tests/gaussians/test_knn.py
+	bash tests/campaign/native.sh thread tests/render/test_rasterize.py tests/initializers
+	$(BIN)/python tests/campaign/report.py runs/campaign/results.json
 
 clean:
 	rm -rf build out $(VENV)

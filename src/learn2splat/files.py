@@ -82,18 +82,19 @@ def _sync_folder(folder: Path) -> None:
 
 
 @contextmanager
-def locked(folder: Path, name: str = LOCK, leftovers: Sequence[str] = ("**/.*.partial",)) -> Iterator[None]:
+def locked(folder: Path, name: str = LOCK, leftovers: Sequence[str] = ("**/.*.partial",), wait: float = 0.0) -> Iterator[None]:
     """Have `folder` (created where it is missing) for oneself; released in any case, also by a kill.
 
     Args:
         name: of the lock file, where several share a folder and each has a part of it.
         leftovers: where in it what a killed writer has left is removed.
+        wait: seconds until another process that has it is an error.
 
     Raises:
         OptionError: another process has it.
         SaveError: nothing can be written there.
     """
-    lock = FileLock(folder / name, blocking=False)
+    lock = FileLock(folder / name, timeout=wait)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire()

@@ -134,3 +134,14 @@ def test_ctrl_c_while_loading_is_one_sentence(scene_folder, tmp_path, monkeypatc
     assert main(["fit", str(scene_folder), "--out", str(tmp_path / "out")]) == 130
     assert capsys.readouterr().err.strip() == "learn2splat: stopped by Ctrl-C; what had been saved before is intact"
     assert not (tmp_path / "out").exists()
+
+
+def test_sigterm_while_loading_is_one_sentence(scene_folder, tmp_path, monkeypatch, capsys):
+    """Two handlers: the one of the command while it loads, and the one before it afterwards."""
+    from learn2splat.cli import result
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(result, "load_scene", lambda *_args, **_options: signal.raise_signal(signal.SIGTERM))
+    assert main(["fit", str(scene_folder), "--out", str(tmp_path / "out")]) == 130
+    assert capsys.readouterr().err.strip() == "learn2splat: stopped by SIGTERM; what had been saved before is intact"
+    assert signal.getsignal(signal.SIGTERM) is before and not (tmp_path / "out").exists()

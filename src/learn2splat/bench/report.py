@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import OptionError
-from ..files import atomic_write
+from ..files import atomic_write, locked
 from . import tables
 from .chart import line_chart
 from .csv_rows import to_csv
@@ -35,9 +35,10 @@ def write_report(out: Path) -> list[Comparison]:
     found = comparisons(read_cells(out))
     if not found:
         raise OptionError(f"no results in {out}: expected what learn2splat bench --out {out} writes")
-    atomic_write(out / HTML, html_report(found, out))
-    atomic_write(out / MARKDOWN, markdown_report(found))
-    atomic_write(out / CSV, to_csv(found))
+    with locked(out, ".report.lock", leftovers=(".report.*", ".results.csv.*"), wait=60.0):
+        atomic_write(out / HTML, html_report(found, out))
+        atomic_write(out / MARKDOWN, markdown_report(found))
+        atomic_write(out / CSV, to_csv(found))
     return found
 
 

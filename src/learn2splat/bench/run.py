@@ -29,6 +29,7 @@ from .protocol import SLICE_SECONDS, Protocol, parse_contenders
 from .store import CellFile, write_once
 from .views import with_views
 
+SHARED_SECONDS = 60.0  # for which another seed may be writing what all share
 _commit = functools.cache(commit)  # The code of this process stays that of its start, whatever is checked out meanwhile.
 
 
@@ -114,9 +115,10 @@ def run_group(
     folder = out / protocol.key / file_name(scene.name)
     mine = (f"*/seed{seed}.checkpoint/.*.partial", f"*/.seed{seed}-*.partial")  # Other processes run other seeds in the same folder.
     with locked(folder, f".seed{seed}.lock", mine):
-        scene = with_views(scene, protocol, folder / "views.json")
-        shown = scene.test_idx[len(scene.test_idx) // 2]
-        write_once(folder / "photo.png", lambda: png(scene.image(shown)))
+        with locked(folder, leftovers=(".views.json.*", ".photo.png.*"), wait=SHARED_SECONDS):  # these all seeds share
+            scene = with_views(scene, protocol, folder / "views.json")
+            shown = scene.test_idx[len(scene.test_idx) // 2]
+            write_once(folder / "photo.png", lambda: png(scene.image(shown)))
         generator = torch.Generator().manual_seed(seed)
         options = {"max_points": protocol.max_points, "generator": generator}
         if protocol.context_views is None:

@@ -77,7 +77,8 @@ class Clocks:
 
 def clocks(cells: Iterable[Cell]) -> Clocks | None:
     """Over all steps of the cells; None if there is none."""
-    ends = [cell.end for cell in cells if cell.end is not None and cell.end["steps"] and "cpu_seconds" in cell.end]
+    known = [cell.end for cell in cells if cell.end is not None and cell.end["steps"]]
+    ends = [end for end in known if end.get("cpu_seconds") is not None and end.get("update_seconds") is not None]
     if not ends:
         return None
     steps, seconds = sum(end["steps"] for end in ends), sum(end["seconds"] for end in ends)
@@ -184,9 +185,9 @@ def head_start(comparison: Comparison, label: str, goal: str) -> HeadStart:
     factors, pairs = [], comparison.complete()
     for pair in pairs:
         target, cell = comparison.last(goal, pair), comparison.cells[(label, *pair)]
-        seconds = seconds_to(cell, target)
-        if seconds > 0:
-            factors.append(comparison.cells[(goal, *pair)].end["seconds"] / seconds)
+        seconds, whole = seconds_to(cell, target), comparison.cells[(goal, *pair)].end["seconds"]
+        if seconds > 0 and 0 < whole / seconds < math.inf:
+            factors.append(whole / seconds)
     return HeadStart(goal, statistics.geometric_mean(factors) if factors else math.nan, len(factors), len(pairs))
 
 

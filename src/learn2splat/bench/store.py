@@ -178,8 +178,8 @@ def _point(row: dict) -> Point:
             values[name] = math.nan
         elif not isinstance(value, (str, type(None)) if name == "picture" else (int, float)):
             raise TypeError(f"{name} is {value!r}")
-    if not isinstance(row["step"], int) or row["step"] < 0:
-        raise ValueError(f"step is {row['step']!r}")
+    if not isinstance(row["step"], int) or row["step"] < 0 or not values["seconds"] >= 0:
+        raise ValueError(f"step is {row['step']!r}, seconds are {row.get('seconds')!r}")
     return Point(**values)
 
 
@@ -203,6 +203,15 @@ def _check(row: object, wanted: dict) -> None:
             raise TypeError(f"{key} is {row[key]!r}")
 
 
+def _check_lists(header: dict) -> None:
+    """As `_check`, of what its lists hold."""
+    sizes, command = header["scene"]["photo_sizes"], header["command"]
+    if not all(isinstance(size, list) and [type(side) for side in size] == [int, int] for size in sizes):
+        raise TypeError(f"photo_sizes are {sizes!r}")
+    if not all(isinstance(word, str) for word in command):
+        raise TypeError(f"command is {command!r}")
+
+
 def read_cells(out: Path) -> list[Cell]:
     """All cells of a folder (or of a packed file), in the order of their paths; those that cannot be used are left out, with a warning each."""
     if out.is_file():
@@ -215,6 +224,7 @@ def read_cells(out: Path) -> list[Cell]:
             cell = read_cell(path) if rows is None else cell_of(path, rows)
             if cell is not None:
                 _check(cell.header, HEADER)
+                _check_lists(cell.header)
                 cells.append(cell)
         except OptionError as error:
             warnings.warn(f"left out: {error}", stacklevel=2)

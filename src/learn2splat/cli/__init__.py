@@ -20,7 +20,7 @@ from .. import __version__
 from ..errors import Learn2SplatError
 from .ablate import Ablate
 from .bench import Bench
-from .common import Command, Interrupted
+from .common import Command, Interrupted, Terminated, sigterm_as_ctrl_c
 from .demo import Demo
 from .eval import Eval
 from .export import Export
@@ -79,7 +79,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"learn2splat: there is no command {arguments[0]}: did you mean {near[0]}?", file=sys.stderr)
         return int(parsed.code or 0)
     try:
-        command.run()
+        with sigterm_as_ctrl_c():
+            command.run()
     except (Learn2SplatError, OSError) as error:
         return _fail(str(error), error, command.debug)
     except Interrupted as error:
@@ -90,7 +91,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         message = "there is not enough memory: fewer Gaussians (--max-gaussians, --max-points) or pixels (--long-side, --width) need less"
         return _fail(message, error, command.debug)
     except KeyboardInterrupt as error:
-        return _fail("stopped by Ctrl-C; what had been saved before is intact", error, command.debug, STOPPED)
+        by = "SIGTERM" if isinstance(error, Terminated) else "Ctrl-C"
+        return _fail(f"stopped by {by}; what had been saved before is intact", error, command.debug, STOPPED)
     return 0
 
 

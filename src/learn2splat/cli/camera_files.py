@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import SceneError
-from ..scenes._camera import pose_fault
+from ..scenes._camera import Camera, pose_fault
 from ..scenes._colmap import camtoworld_of
 from ..scenes._colmap_binary import read_binary
 from ..scenes._colmap_text import read_text_model
@@ -98,10 +98,10 @@ def _frame(values: dict[str, Any], undo: np.ndarray) -> Shot:
     height = number("h", 800 if fx is None else None)
     fx = number("fl_x") if fx is not None else 0.5 * width / math.tan(0.5 * number("camera_angle_x"))
     fy = number("fl_y", fx)
-    if not (1 <= width < 1e5 and 1 <= height < 1e5 and fx > 0 and fy > 0):
-        raise ValueError(f"w, h, fl_x and fl_y must be positive, got {width}, {height}, {fx}, {fy}")
-    K = np.array([[fx, 0, number("cx", width / 2)], [0, fy, number("cy", height / 2)], [0, 0, 1]])
-    return Shot(str(values.get("file_path", "")), pose, K, int(width), int(height))
+    camera = Camera(int(width), int(height), fx, fy, number("cx", width / 2), number("cy", height / 2))
+    if fault := camera.fault() or pose_fault(pose):
+        raise ValueError(fault)
+    return Shot(str(values.get("file_path", "")), pose, camera.K(), camera.width, camera.height)
 
 
 def _matrix(rows: Any) -> np.ndarray:

@@ -84,6 +84,28 @@ def stop_on_signals() -> Iterator[Callable[[], bool]]:
         restore()
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, treated as Ctrl-C is: whatever is being written is removed, and one sentence says that nothing is lost."""
+
+
+@contextmanager
+def sigterm_as_ctrl_c() -> Iterator[None]:
+    """Outside of `stop_on_signals`, such as while a scene is loaded: SIGTERM raises `Terminated`."""
+
+    def handler(number: int, _frame: object) -> None:
+        signal.signal(signal.SIGTERM, before)
+        raise Terminated
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def machine_text(here: dict) -> str:
     """What `machine` found, for reports: the processor and how much of it is used."""
     gpu = f", {here['gpu']}" if here.get("gpu") else ""

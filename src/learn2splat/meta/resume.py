@@ -132,21 +132,31 @@ def load_theta(out: Path, step: int, config: MetaConfig, data: dict[str, str]) -
             schedule). What the configuration could not say yet when it was saved is taken to have had its default.
     """
     tensors, info = load_checkpoint(folder_of(out) / str(step) / "theta")
-    saved, here = ({**json.loads(json.dumps(asdict(MetaConfig()))), **info["config"]}), json.loads(json.dumps(asdict(config)))
+    saved, here = info.get("config"), json.loads(json.dumps(asdict(config)))
+    seconds, adamw_steps, scenes = info.get("seconds"), info.get("adamw_steps", step), info.get("data", data)
+    counted = isinstance(seconds, (int, float)) and isinstance(adamw_steps, int)
+    if not isinstance(saved, dict) or not isinstance(scenes, dict) or not counted:
+        raise CheckpointError(f"the save in {folder_of(out) / str(step)} was written by another version or program: start again with --overwrite")
+    saved = {**json.loads(json.dumps(asdict(MetaConfig()))), **saved}
     for key in here:
         if key not in ("meta_steps", "lr") and saved[key] != here[key]:
             difference = f"{key} = {saved[key]}, not {here[key]}"
             raise CheckpointError(f"the run in {out} has {difference}: resume it with the options of its start, or choose another --out")
-    if "data" in info and info["data"] != data:
-        changed = sorted(name for name in {**info["data"], **data} if info["data"].get(name) != data.get(name))
+    if scenes != data:
+        changed = sorted(name for name in {**scenes, **data} if scenes.get(name) != data.get(name))
         raise CheckpointError(f"the run in {out} learns from other scenes (different: {', '.join(changed)}): give the --data of its start")
-    counts = Counts(info["seconds"], info.get("adamw_steps", step), data)
+    counts = Counts(seconds, adamw_steps, data)
     return {kind: group(tensors, kind) for kind in ("weights", "average", "exp_avg", "exp_avg_sq")}, counts
 
 
 def complete(out: Path, step: int) -> None:
     """Declares the save of `step` complete, and removes older ones."""
     atomic_write(folder_of(out) / LATEST, to_json({"step": step}))
+    remove_others(out, step)
+
+
+def remove_others(out: Path, step: int) -> None:
+    """Remove all saves but that of `step`; also when a run goes on, for one that was killed in `complete` has left them."""
     for old in folder_of(out).iterdir():
         if old.is_dir() and old.name.isdecimal() and old.name != str(step):
             shutil.rmtree(old, ignore_errors=True)

@@ -118,6 +118,8 @@ def train(
         slots = [saved.new_slot(config, number) for number in mine]
     if workers.first:
         _cut_log(out / LOG, step)
+        if resume:
+            saved.remove_others(out, step)
     began = last_save = time.monotonic()
 
     def save() -> None:

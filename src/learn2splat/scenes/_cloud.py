@@ -32,14 +32,13 @@ def read_cloud(path: Path) -> tuple[np.ndarray, np.ndarray]:
     try:
         vertex = _vertices(path)
         points = np.stack([vertex[axis].astype(np.float64) for axis in "xyz"], axis=1)
+        names = next((names for names in _COLOURS if set(names) <= set(vertex.dtype.names or ())), None)
+        colors = np.stack(_to_bytes([vertex[name] for name in names]), axis=1) if names and len(points) else np.full(points.shape, 128, np.uint8)
     except (plyfile.PlyParseError, ValueError, KeyError, IndexError, TypeError, OSError, OverflowError, MemoryError) as error:
         raise SceneError(f"the point cloud {path} is not a readable PLY with x, y, z ({error})") from error
     if not len(points):
         raise SceneError(f"the point cloud {path} has no points: export it again, or remove it to start from random ones")
-    names = next((names for names in _COLOURS if set(names) <= set(vertex.dtype.names or ())), None)
-    if names is None:
-        return points, np.full(points.shape, 128, np.uint8)
-    return points, np.stack(_to_bytes([vertex[name] for name in names]), axis=1)
+    return points, colors
 
 
 def is_splat(path: Path) -> bool:
