@@ -29,7 +29,6 @@ from tiny_scenes import tiny_scene
 from learn2splat.bench import suites
 from learn2splat.bench.report import write_report
 from learn2splat.bench.store import read_cells
-from learn2splat.bench.views import read_index
 from learn2splat.cli import main
 from learn2splat.cli.camera_files import read_shots
 from learn2splat.files import to_json
@@ -42,6 +41,7 @@ from learn2splat.optimizers import make_optimizer
 from learn2splat.optimizers import weights as weight_files
 from learn2splat.scenes import Scene, load_scene
 from learn2splat.scenes.re10k import find_chunks, load_re10k
+from learn2splat.scenes.views import Index
 
 SIZE = (32, 24)
 
@@ -437,7 +437,7 @@ def _read_suite_index(folder: Path) -> None:
     scene = tiny_scene(6)
     if "tiny" in index.scenes:
         suites.with_split(scene, suites.Views(index=index))
-    read_index(folder / "index.json", scene)
+    Index.read(folder / "index.json").views_of(scene)
 
 
 def _read_shots(folder: Path) -> None:
