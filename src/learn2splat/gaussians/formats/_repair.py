@@ -17,7 +17,6 @@ from ..record import SHAPES, Gaussians
 
 # The opacity that an 8-bit 255 stands for, as a logit: the middle of [254.5, 255] / 255, whose ends have the logits 6.2 and infinity.
 MAX_LOGIT = math.log(1019)
-LONGEST_QUAT = 1e15  # The square of a longer one, or of one shorter than its reciprocal, is beyond float32.
 FLATNESS = math.log(0.01)  # The thickness of a flat Gaussian (2DGS, or a scale of 0): this share of its smallest side.
 
 
@@ -55,14 +54,10 @@ def to_gaussians(
     if infinite.any():
         note(f"{int(infinite.sum())} of {n} opacities in {path} are infinite: taken as 0.001 and 0.999")
         logits = np.where(infinite, np.sign(logits) * MAX_LOGIT, logits)
-    size = np.abs(quats).max(1)
-    unturned = size < 1 / LONGEST_QUAT
+    unturned = ~quats.any(1)
     if unturned.any():
         note(f"{int(unturned.sum())} of {n} rotations in {path} are 0 0 0 0: taken as no rotation")
         quats = np.where(unturned[:, None], [1.0, 0.0, 0.0, 0.0], quats)
-    long = np.isfinite(size) & (size > LONGEST_QUAT)
-    if long.any():  # only their direction counts
-        quats = np.where(long[:, None], quats / np.where(long, size, 1.0)[:, None], quats)
     padded = np.zeros((n, *SHAPES["shN"]), np.float32)
     padded[:, : shN.shape[1]] = shN
     with np.errstate(over="ignore"):  # float64 beyond float32 becomes infinite, and is left out below
