@@ -17,8 +17,8 @@ from pathlib import Path
 import torch
 
 from learn2splat import _native, load_scene, make_optimizer
-from learn2splat.fit.gradients import loss_and_gradients
-from learn2splat.fit.views import ViewSampler
+from learn2splat.fitting.gradients import loss_and_gradients
+from learn2splat.fitting.views import ViewSampler
 from learn2splat.gaussians import init_from_points
 from learn2splat.optimizers import Task
 from learn2splat.threads import num_threads

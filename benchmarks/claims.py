@@ -38,7 +38,7 @@ from learn2splat import load_scene
 from learn2splat.bench import Budget, Cell, Protocol, read_cells
 from learn2splat.bench.executors import SceneSource, make_tasks, run_in_processes
 from learn2splat.bench.stats import best_psnr, last_psnr, psnr_at_step, seconds_to
-from learn2splat.gaussians.knn import knn
+from learn2splat.gaussians import knn
 from learn2splat.meta.tasks import roles
 from learn2splat.optimizers.weights import packaged_weights
 from learn2splat.scenes import Scene

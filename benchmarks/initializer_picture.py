@@ -11,7 +11,7 @@ from PIL import Image
 
 from learn2splat import fit, make_optimizer
 from learn2splat.cli.init import depth_picture
-from learn2splat.fit import rendered
+from learn2splat.fitting import rendered
 from learn2splat.initializers import feedforward_init, predict_depth
 from learn2splat.scenes import Scene
 

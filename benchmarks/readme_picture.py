@@ -1,6 +1,6 @@
 """Draws docs/demo.png, the picture of the README: a held-out photo of the built-in scene, renders on the way, and the curves.
 
-    python benchmarks/readme_picture.py
+python benchmarks/readme_picture.py
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ import torch
 
 from learn2splat import load_scene
 from learn2splat.errors import SceneError
-from learn2splat.fit.evaluate import by_size, render_photos
+from learn2splat.fitting.evaluate import by_size, render_photos
 from learn2splat.gaussians import Gaussians
 from learn2splat.initializers import stereo_init
 from learn2splat.losses import photometric_loss

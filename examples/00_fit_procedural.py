@@ -1,6 +1,6 @@
 """Fit the built-in scene from Python, twice, and compare: Adam against the learned optimizer. Under a minute on two cores.
 
-    python examples/00_fit_procedural.py [--steps 100]
+python examples/00_fit_procedural.py [--steps 100]
 """
 
 import argparse

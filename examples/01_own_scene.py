@@ -1,6 +1,6 @@
 """Fit a scene of your own (COLMAP output or transforms.json) and save a splat that any viewer opens.
 
-    python examples/01_own_scene.py path/to/scene splat.ply [--steps 300] [--long-side 256] [--max-points 5000]
+python examples/01_own_scene.py path/to/scene splat.ply [--steps 300] [--long-side 256] [--max-points 5000]
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """Your own loop instead of `fit`: render, loss, gradients, `rule.step`. What `fit` does besides: choosing views, scores, checkpoints.
 
-    python examples/02_own_loop.py [--steps 30]
+python examples/02_own_loop.py [--steps 30]
 """
 
 import argparse

@@ -13,7 +13,7 @@ import argparse
 
 import torch
 
-from learn2splat.fit import FitRun, flat_plan
+from learn2splat.fitting import FitRun, flat_plan
 from learn2splat.gaussians import init_from_points
 from learn2splat.optimizers.weights import load_weights, with_options
 from learn2splat.scenes import load_scene

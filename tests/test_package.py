@@ -1,6 +1,7 @@
 """The package as a whole: what it exports, which way its imports flow, and that its documents agree with it."""
 
 import ast
+import importlib
 import inspect
 import re
 import subprocess
@@ -17,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "src" / "learn2splat"
 # docs/architecture.md: a folder imports only from those on its left.
 ORDER = ["errors", "files", "scenes", "sfm", "gaussians", "render", "losses", "optimizers", "optim"]
-ORDER += ["initializers", "density", "fit", "meta", "bench", "viewer", "cli"]
+ORDER += ["initializers", "density", "fitting", "meta", "bench", "viewer", "cli"]
 # gaussians.init_random takes a Scene, render.render_views takes Gaussians: left to right. The one exception is the private native module.
 NATIVE_USERS = {"gaussians", "render", "losses", "optimizers", "initializers"}
 
@@ -28,11 +29,22 @@ def test_public_names_are_those_of_all():
 
 
 def test_the_promised_names_are_public():
-    import learn2splat.fit.loop
-
     promised = {"load_scene", "Scene", "Gaussians", "rasterize", "photometric_loss", "make_optimizer", "fit", "psnr", "ssim"}
     assert promised < set(learn2splat.__all__)
-    assert callable(learn2splat.fit) and not inspect.ismodule(learn2splat.fit)
+
+
+MODULES = sorted(".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__") for path in PACKAGE.rglob("*.py"))
+
+
+def test_no_name_hides_a_module():
+    """`import a.b as b` gives the module `b`, whatever else the package `a` exports."""
+    hidden = []
+    for name in MODULES:
+        if name != "learn2splat.__main__":
+            package, _, last = name.rpartition(".")
+            module = importlib.import_module(name)
+            hidden += [] if not package or getattr(sys.modules[package], last) is module else [name]
+    assert hidden == []
 
 
 def imports(path: Path) -> set[str]:

@@ -6,15 +6,13 @@ Importing the package changes nothing in the program that does (no environment, 
 first used, so that somebody who wants `rasterize` does not wait for what reads scenes.
 """
 
-import sys as _sys
 from importlib import import_module as _import_module
 from importlib.metadata import version as _version
-from types import ModuleType as _ModuleType
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 
 if _TYPE_CHECKING:
     from .errors import Learn2SplatError as Learn2SplatError
-    from .fit import fit as fit
+    from .fitting import fit as fit
     from .gaussians import Gaussians as Gaussians
     from .gaussians import init_from_points as init_from_points
     from .gaussians import init_random as init_random
@@ -39,7 +37,7 @@ __version__ = _version("learn2splat")
 
 _NAMES = {
     "errors": ("Learn2SplatError",),
-    "fit": ("fit",),
+    "fitting": ("fit",),
     "gaussians": ("Gaussians", "init_from_points", "init_random", "load_ply", "save_ply", "transform_gaussians"),
     "losses": ("photometric_loss", "psnr", "ssim"),
     "optim": ("Learned", "gsplat_optimizers"),
@@ -62,18 +60,3 @@ def __getattr__(name: str) -> object:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
-
-
-class _Package(_ModuleType):
-    """`learn2splat.fit` is the function: Python would set it to the folder of that name as soon as anything in there is imported."""
-
-    @property
-    def fit(self):
-        return _import_module("learn2splat.fit").fit
-
-    @fit.setter
-    def fit(self, _folder: object) -> None:
-        pass
-
-
-_sys.modules[__name__].__class__ = _Package

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from learn2splat import make_optimizer, register_optimizer
-from learn2splat.fit import run
+from learn2splat.fitting import run
 from learn2splat.optimizers import UpdateRule
 
 STEP_SECONDS = 0.125  # on the clock below, half of it the update rule; sums of it are exact

@@ -32,7 +32,7 @@ from learn2splat.bench.store import read_cells
 from learn2splat.cli import main
 from learn2splat.cli.camera_files import read_shots
 from learn2splat.files import to_json
-from learn2splat.fit import FitRun, checkpoint, make_plan
+from learn2splat.fitting import FitRun, checkpoint, make_plan
 from learn2splat.gaussians import Gaussians, load_cloud, load_splat, save_splat
 from learn2splat.gaussians.formats import load_offset
 from learn2splat.meta import resume as meta_resume

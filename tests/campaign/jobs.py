@@ -28,7 +28,7 @@ from learn2splat.bench import read_cells
 from learn2splat.bench.lane import is_mark
 from learn2splat.cli import main
 from learn2splat.files import locked
-from learn2splat.fit.checkpoint import load_checkpoint
+from learn2splat.fitting.checkpoint import load_checkpoint
 from learn2splat.meta import MetaConfig, resume, train
 from learn2splat.meta import tasks as meta_tasks
 

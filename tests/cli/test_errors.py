@@ -14,7 +14,7 @@ from tiny_scenes import write_colmap
 
 from learn2splat.cli import main
 from learn2splat.errors import SceneError
-from learn2splat.fit.checkpoint import load_checkpoint
+from learn2splat.fitting.checkpoint import load_checkpoint
 
 
 @pytest.fixture

@@ -21,8 +21,8 @@ from learn2splat.cli.fit import Fit
 from learn2splat.cli.plan_table import plan_rows
 from learn2splat.cli.result import render_names
 from learn2splat.files import file_name, locked
-from learn2splat.fit import fit, make_plan, plan
-from learn2splat.fit.checkpoint import load_checkpoint
+from learn2splat.fitting import fit, make_plan, plan
+from learn2splat.fitting.checkpoint import load_checkpoint
 from learn2splat.gaussians import load_splat, save_splat
 
 FIELDS = ["optimizer", "psnr", "best_psnr", "ssim", "steps", "seconds", "num_gaussians", "curve"]

@@ -12,7 +12,7 @@ from tiny_scenes import blobs, tiny_scene
 from learn2splat.cli import main
 from learn2splat.cli.fit_page import fit_page
 from learn2splat.cli.fit_pictures import ALL_PIXELS, ERROR_COLORS, LONGEST, SHORTEST, difference_picture, held_out, held_out_in_haste, long_side
-from learn2splat.fit import CurvePoint, fit, flat_plan, make_plan, score
+from learn2splat.fitting import CurvePoint, fit, flat_plan, make_plan, score
 
 SCENE = tiny_scene()
 FACTS = {"command": "learn2splat fit <tiny> & more"}

@@ -14,8 +14,8 @@ import torch
 
 from learn2splat import files
 from learn2splat.cli import main
-from learn2splat.fit import run
-from learn2splat.fit.checkpoint import load_checkpoint
+from learn2splat.fitting import run
+from learn2splat.fitting.checkpoint import load_checkpoint
 
 STEPS = 90
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from tiny_scenes import blobs
 
 from learn2splat.cli.progress import FitProgress, duration
-from learn2splat.fit import CurvePoint, Progress, flat_plan, make_plan
+from learn2splat.fitting import CurvePoint, Progress, flat_plan, make_plan
 
 POINTS = (CurvePoint(0, 0.0, 14.25, 0.3), CurvePoint(10, 2.5, 21.5, 0.5))
 

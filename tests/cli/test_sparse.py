@@ -80,7 +80,7 @@ def test_what_cannot_be_is_one_sentence(scene_folder, tmp_path, sentence):
 
 
 def test_photos_of_two_sizes_are_fitted(tmp_path):
-    from learn2splat.fit import fit
+    from learn2splat.fitting import fit
     from learn2splat.gaussians import init_from_points
     from learn2splat.scenes.context import context_scene
 

@@ -12,8 +12,8 @@ from tiny_scenes import blobs, tiny_scene
 
 from learn2splat import files
 from learn2splat.errors import CheckpointError, SaveError
-from learn2splat.fit import checkpoint
-from learn2splat.fit.checkpoint import FILE_NAME, check_same_run, fingerprint, load_checkpoint, rule_fingerprint, save_checkpoint
+from learn2splat.fitting import checkpoint
+from learn2splat.fitting.checkpoint import FILE_NAME, check_same_run, fingerprint, load_checkpoint, rule_fingerprint, save_checkpoint
 from learn2splat.optimizers._external import import_factory
 
 TENSORS = {"a": torch.randn(5, 3), "b": torch.arange(4), "empty": torch.zeros(0, dtype=torch.int64), "scalar": torch.tensor(2.5)}

@@ -10,8 +10,8 @@ from safetensors.torch import save_file
 from tiny_scenes import blobs, tiny_scene
 
 from learn2splat.errors import CheckpointError, OptionError, SceneError
-from learn2splat.fit import checkpoint, fit, flat_plan, gradients, loop, make_plan, mean_score, run, score
-from learn2splat.fit.checkpoint import load_checkpoint
+from learn2splat.fitting import checkpoint, fit, flat_plan, gradients, loop, make_plan, mean_score, run, score
+from learn2splat.fitting.checkpoint import load_checkpoint
 from learn2splat.gaussians import Gaussians, init_from_points
 from learn2splat.losses import photometric_loss
 from learn2splat.optimizers import OptState, UpdateRule, make_optimizer

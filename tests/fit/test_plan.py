@@ -5,8 +5,8 @@ import json
 import pytest
 
 from learn2splat.errors import CheckpointError, OptionError
-from learn2splat.fit.plan import OPEN_SECONDS, Plan, flat_plan, make_plan
-from learn2splat.fit.settled import has_settled
+from learn2splat.fitting.plan import OPEN_SECONDS, Plan, flat_plan, make_plan
+from learn2splat.fitting.settled import has_settled
 
 SIZES = [(640, 480)] * 20
 

@@ -9,11 +9,11 @@ import torch
 from tiny_scenes import blobs, tiny_scene
 
 from learn2splat import fit
-from learn2splat.fit.problem import ViewsProblem
+from learn2splat.fitting.problem import ViewsProblem
 from learn2splat.gaussians import Gaussians, init_from_points
 from learn2splat.render.reference import rasterize_reference
 
-problem_module = importlib.import_module("learn2splat.fit.problem")
+problem_module = importlib.import_module("learn2splat.fitting.problem")
 VIEWS = [1, 2, 5]  # of two sizes
 
 

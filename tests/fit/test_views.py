@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from learn2splat.errors import CheckpointError
-from learn2splat.fit.views import ViewSampler
+from learn2splat.fitting.views import ViewSampler
 
 
 def sampler(count: int, views_per_step: int, seed: int = 0) -> ViewSampler:

@@ -12,9 +12,9 @@ from tiny_config import TINY
 from learn2splat import errors
 from learn2splat.cli.train import Train
 from learn2splat.density import Splat, make_density
-from learn2splat.fit import FitRun
-from learn2splat.fit.checkpoint import load_checkpoint
-from learn2splat.fit.plan import Growth, Plan, Stage
+from learn2splat.fitting import FitRun
+from learn2splat.fitting.checkpoint import load_checkpoint
+from learn2splat.fitting.plan import Growth, Plan, Stage
 from learn2splat.gaussians import Gaussians
 from learn2splat.meta import PRESETS, MetaConfig, courses, schemes, train
 from learn2splat.meta import resume as saved

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torchmetrics.functional.image import peak_signal_noise_ratio
 
-from learn2splat.fit.evaluate import render_photos
-from learn2splat.fit.gradients import loss_and_gradients
+from learn2splat.fitting.evaluate import render_photos
+from learn2splat.fitting.gradients import loss_and_gradients
 from learn2splat.gaussians import Gaussians
 from learn2splat.gaussians.record import COLUMNS
 from learn2splat.meta import greedy, schemes, with_scheme

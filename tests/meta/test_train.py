@@ -19,7 +19,7 @@ from learn2splat import errors
 from learn2splat.cli import main
 from learn2splat.cli.train import Board
 from learn2splat.files import locked, parse_json
-from learn2splat.fit.checkpoint import load_checkpoint
+from learn2splat.fitting.checkpoint import load_checkpoint
 from learn2splat.gaussians.record import FIELDS
 from learn2splat.meta import PRESETS, MetaConfig, MetaStep, train, trainer, with_architecture
 from learn2splat.meta import resume as saved

@@ -14,7 +14,7 @@ from tiny_scenes import tiny_scene
 
 from learn2splat import Learned, fit, gsplat_optimizers
 from learn2splat.errors import OptionError, ShapeError
-from learn2splat.fit.views import ViewSampler
+from learn2splat.fitting.views import ViewSampler
 from learn2splat.gaussians import COLUMNS, FIELDS, Gaussians, init_from_points
 from learn2splat.losses import photometric_loss
 from learn2splat.optimizers import Task, make_optimizer

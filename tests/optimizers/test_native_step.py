@@ -11,7 +11,7 @@ from test_anchored import SMALL, cloud, noise, run, some_unseen, start, trained
 from tiny_scenes import blobs, tiny_scene
 
 from learn2splat import _native
-from learn2splat.fit.gradients import loss_and_gradients
+from learn2splat.fitting.gradients import loss_and_gradients
 from learn2splat.gaussians.record import COLUMNS, Gaussians
 from learn2splat.optimizers import OptState, Task, _native_step, make_optimizer
 from learn2splat.optimizers.anchored import AnchoredConfig

@@ -281,7 +281,7 @@ def test_nothing_in_a_checkpoint_runs_and_its_weights_are_read(tmp_path):
 
 HOSTILE = [
     b"cos\nsystem\n(S'touch {}'\ntR.",
-    b"c__builtin__\neval\n(S'open(\"{}\",\"w\")'\ntR.",
+    b'c__builtin__\neval\n(S\'open("{}","w")\'\ntR.',
     b"(S'touch {}'\nios\nsystem\n.",
 ]
 

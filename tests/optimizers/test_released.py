@@ -9,8 +9,8 @@ import torch
 from test_paper import released_shapes
 
 from learn2splat.errors import OptionError
-from learn2splat.fit import fit
-from learn2splat.fit.gradients import loss_and_gradients
+from learn2splat.fitting import fit
+from learn2splat.fitting.gradients import loss_and_gradients
 from learn2splat.gaussians import init_from_points
 from learn2splat.gaussians.record import Gaussians
 from learn2splat.optimizers import Task

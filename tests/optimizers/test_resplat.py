@@ -8,8 +8,8 @@ from random_gaussians import random_gaussians, random_gradients
 from tiny_scenes import blobs, tiny_scene
 
 from learn2splat.errors import OptionError
-from learn2splat.fit import fit
-from learn2splat.fit.problem import ViewsProblem
+from learn2splat.fitting import fit
+from learn2splat.fitting.problem import ViewsProblem
 from learn2splat.optimizers import Task, make_optimizer
 from learn2splat.optimizers.base import RenderedViews
 from learn2splat.optimizers.resplat import CHANNELS, ERROR_WIDTH, ReSplat, ReSplatConfig
@@ -80,7 +80,7 @@ def test_it_learns_to_take_an_error_away():
     optimizer = torch.optim.Adam(rule.network.parameters(), lr=3e-3)
 
     def unrolled():
-        from learn2splat.fit.evaluate import render_photos
+        from learn2splat.fitting.evaluate import render_photos
         from learn2splat.losses import photometric_loss
 
         gaussians, state = start, rule.init(start, Task(), torch.Generator())

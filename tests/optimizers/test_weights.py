@@ -72,7 +72,7 @@ def test_a_changed_configuration_is_noticed(tmp_path):
     path = tmp_path / "w.safetensors"
     save_weights(path, trained())
     content = path.read_bytes()
-    path.write_bytes(content.replace(b"max_log_growth\\\": 2.0", b"max_log_growth\\\": 9.0"))
+    path.write_bytes(content.replace(b'max_log_growth\\": 2.0', b'max_log_growth\\": 9.0'))
     assert path.read_bytes() != content
     with pytest.raises(errors.CheckpointError, match="checksum"):
         load_weights(path)

@@ -15,9 +15,9 @@ from tiny_scenes import blobs, tiny_scene
 
 from learn2splat import fit
 from learn2splat.errors import SceneError
-from learn2splat.fit import mean_score, score
-from learn2splat.fit.gradients import loss_and_gradients
-from learn2splat.fit.problem import ViewsProblem
+from learn2splat.fitting import mean_score, score
+from learn2splat.fitting.gradients import loss_and_gradients
+from learn2splat.fitting.problem import ViewsProblem
 from learn2splat.losses import psnr
 from learn2splat.scenes import load_scene
 from learn2splat.scenes.adapt import cover_and_crop, resized

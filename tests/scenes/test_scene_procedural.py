@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from learn2splat.scenes import make_procedural_scene
-from learn2splat.scenes._shapes import interval
+from learn2splat.scenes.procedural.shapes import interval
 
 SMALL = {"num_views": 9, "width": 96, "height": 72, "num_points": 600}
 LAYOUTS = ("room", "orbit", "forward")

@@ -14,7 +14,7 @@ from gsplat.cuda._torch_impl import _spherical_harmonics
 from tiny_scenes import blobs, tiny_scene, write_colmap
 
 from learn2splat.cli import main
-from learn2splat.fit import fit, flat_plan
+from learn2splat.fitting import fit, flat_plan
 from learn2splat.gaussians import init_from_points, save_ply
 from learn2splat.viewer.colors import colors_from, shown
 from learn2splat.viewer.photos import compared

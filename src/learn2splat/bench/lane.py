@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass, replace
 
 from ..errors import CheckpointError, SaveError
 from ..files import atomic_write
-from ..fit import FitRun, Plan, flat_plan, rendered
-from ..fit.checkpoint import fingerprint, has_checkpoint, rule_fingerprint
+from ..fitting import FitRun, Plan, flat_plan, rendered
+from ..fitting.checkpoint import fingerprint, has_checkpoint, rule_fingerprint
 from ..gaussians import Gaussians
 from ..scenes import Scene
 from .lpips import perceptual_scores

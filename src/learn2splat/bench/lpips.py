@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..fit import rendered
+from ..fitting import rendered
 from ..gaussians import Gaussians
 from ..scenes import Scene
 from .flip import flip

@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ..fit import mean_score, rendered, score
+from ..fitting import mean_score, rendered, score
 from ..gaussians import Gaussians
 from ..losses.photometric import SSIM_C1, SSIM_C2, SSIM_SIGMA, SSIM_WINDOW
 from ..scenes import Scene

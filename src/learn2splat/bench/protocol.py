@@ -27,7 +27,7 @@ import torch
 from ..density import make_density
 from ..errors import BackendError, OptionError
 from ..files import clashing, file_name
-from ..fit.plan import VIEWS, Plan, flat_plan, make_plan
+from ..fitting.plan import VIEWS, Plan, flat_plan, make_plan
 from ..optimizers import UpdateRule, make_optimizer
 from ..scenes import Scene
 

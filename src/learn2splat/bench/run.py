@@ -18,7 +18,7 @@ import torch
 
 from ..errors import OptionError
 from ..files import clashing, file_name, locked
-from ..fit.measure import measured_step_seconds
+from ..fitting.measure import measured_step_seconds
 from ..initializers import make_start, sparse_start
 from ..machine import commit, machine, portable_command
 from ..scenes import Scene

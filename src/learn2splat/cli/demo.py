@@ -19,8 +19,8 @@ from ..bench import GroupProgress
 from ..bench.lane import LaneProgress
 from ..errors import OptionError
 from ..files import atomic_write, locked
-from ..fit import FitRun, Plan, make_plan, rendered
-from ..fit.measure import measured_step_seconds
+from ..fitting import FitRun, Plan, make_plan, rendered
+from ..fitting.measure import measured_step_seconds
 from ..gaussians import Gaussians, init_from_points
 from ..optimizers import make_optimizer
 from ..scenes import Scene, make_procedural_scene

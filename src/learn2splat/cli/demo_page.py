@@ -11,7 +11,7 @@ from torch import Tensor
 from ..bench.chart import Series, line_chart
 from ..bench.page import color, facts_table, key, page, to_picture, webp_uri
 from ..bench.report import comparison_frame, comparison_script
-from ..fit import CurvePoint, FitResult
+from ..fitting import CurvePoint, FitResult
 from ..gaussians import Gaussians
 from ..scenes import Scene
 from .fit_page import plan_html

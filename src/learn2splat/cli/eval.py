@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..errors import OptionError
-from ..fit import mean_score, score
+from ..fitting import mean_score, score
 from ..gaussians import Gaussians
 from ..scenes import Scene
 from . import result as saved

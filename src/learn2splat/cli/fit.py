@@ -16,10 +16,10 @@ import tyro
 from ..density import make_density
 from ..errors import OptionError
 from ..files import WRITTEN_BY, atomic_write, file_name, is_ours, locked
-from ..fit import FitResult, Plan, Progress, fit, make_plan, score, shows_anything
-from ..fit.checkpoint import has_checkpoint
-from ..fit.measure import measured_step_seconds
-from ..fit.options import check_options
+from ..fitting import FitResult, Plan, Progress, fit, make_plan, score, shows_anything
+from ..fitting.checkpoint import has_checkpoint
+from ..fitting.measure import measured_step_seconds
+from ..fitting.options import check_options
 from ..gaussians import Gaussians, init_from_points, load_cloud
 from ..initializers import STARTS, few_points, make_start, sparse_start
 from ..initializers.starts import SEE_POINTS

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..bench.chart import Series, line_chart
 from ..bench.page import color, facts_table, page
-from ..fit import FitResult, PhotoScore, Plan
+from ..fitting import FitResult, PhotoScore, Plan
 from ..scenes import Scene
 from .common import machine_text, versions_text, weights_text
 from .fit_pictures import ERROR_COLORS, LARGEST_ERROR, HeldOut

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..bench.page import to_picture, webp_uri
-from ..fit import PhotoScore, pixel_weights, rendered, score_of
+from ..fitting import PhotoScore, pixel_weights, rendered, score_of
 from ..gaussians import Gaussians
 from ..scenes import Scene
 from ..scenes.adapt import resized

@@ -6,7 +6,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from ..fit.plan import OPEN_STEPS, Plan
+from ..fitting.plan import OPEN_STEPS, Plan
 from ..scenes import Scene
 from .progress import duration
 

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bar
 
-from ..fit import Plan, Progress
+from ..fitting import Plan, Progress
 
 PLAIN_LINE_EVERY = 10.0  # Seconds between two lines when stderr is no terminal, apart from evaluations.
 WIDE, WIDEST = 115, 145  # Columns from which on a terminal has room for steps and for all there is; the bar takes what is left.

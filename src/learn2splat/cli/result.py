@@ -5,7 +5,7 @@ config.json       options, scene, versions, machine, command
 metrics.json      the last numbers and the curve
 renders/          each held-out photo and its render side by side
 report.html       all of it to look at
-checkpoint/       for --resume (learn2splat.fit.checkpoint)
+checkpoint/       for --resume (learn2splat.fitting.checkpoint)
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ import torch
 from ..bench.page import png
 from ..errors import CheckpointError, SceneError
 from ..files import atomic_write, file_name, read_json
-from ..fit import FitResult, PhotoScore, rendered
-from ..fit.checkpoint import remove_checkpoint
+from ..fitting import FitResult, PhotoScore, rendered
+from ..fitting.checkpoint import remove_checkpoint
 from ..gaussians import Gaussians, load_offset, load_splat, save_ply, transform_gaussians
 from ..gaussians.formats import SOG_META
 from ..optimizers.world import World

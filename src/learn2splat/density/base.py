@@ -1,7 +1,7 @@
 """What every density control obeys: which Gaussians there are is decided here, how they move is the update rule's business.
 
 A control is a value without memory: what it remembers has one row per Gaussian (`Splat.stats`), what is random comes from the generator that it is
-given. *When* something happens is not its business either: the plan of the run (`fit/plan.py`) says at which moments `event` is called, and
+given. *When* something happens is not its business either: the plan of the run (`fitting/plan.py`) says at which moments `event` is called, and
 how many Gaussians there should be afterwards.
 """
 

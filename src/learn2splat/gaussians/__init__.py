@@ -1,5 +1,6 @@
 """Gaussians: the record, initialisation, k nearest neighbours, splat files, similarity transforms."""
 
+from ._knn import knn as knn
 from .formats import FORMATS as FORMATS
 from .formats import load_cloud as load_cloud
 from .formats import load_offset as load_offset
@@ -9,7 +10,6 @@ from .formats import save_ply as save_ply
 from .formats import save_splat as save_splat
 from .init import init_from_points as init_from_points
 from .init import init_random as init_random
-from .knn import knn as knn
 from .record import COLUMNS as COLUMNS
 from .record import FIELDS as FIELDS
 from .record import NUM_PARAMS as NUM_PARAMS

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..errors import OptionError, SceneError, ShapeError
 from ..scenes.scene import Scene
-from .knn import knn
+from ._knn import knn
 from .record import SH_C0, SHAPES, Gaussians
 
 INITIAL_OPACITY = 0.1

@@ -15,8 +15,8 @@ import torch
 
 from ..errors import OptionError
 from ..files import WRITTEN_BY, atomic_write, is_ours, parse_json, read_json, to_json
-from ..fit import fit
-from ..fit.checkpoint import scene_digest
+from ..fitting import fit
+from ..fitting.checkpoint import scene_digest
 from ..gaussians import init_from_points
 from ..optimizers import make_optimizer
 from ..scenes import Scene

@@ -1,7 +1,7 @@
 """Episodes that follow a plan, as `fit` does: photos from coarse to fine, and density control at its events.
 
 An episode without a course keeps its Gaussians and the size of its photos; every function here then changes nothing. One with a course has a plan
-(`fit/plan.py`) whose budget is a number of steps, so that its age says where it is in it.
+(`fitting/plan.py`) whose budget is a number of steps, so that its age says where it is in it.
 
 A piece may be unrolled across an event. Its gradient goes on through it: rows that stay, move or are copied have the identity as their Jacobian,
 brand-new ones are constants. What an event does depends on the weights in no other way, as far as meta-training is concerned.
@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from ..density import Event, Splat, Surroundings, make_density
-from ..fit.gradients import loss_and_gradients, observed_gradients
-from ..fit.plan import Plan, make_plan
+from ..fitting.gradients import loss_and_gradients, observed_gradients
+from ..fitting.plan import Plan, make_plan
 from ..gaussians import Gaussians
 from ..initializers import DepthMaps
 from ..optimizers import OptState, UpdateRule

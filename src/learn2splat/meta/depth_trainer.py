@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from ..errors import CheckpointError
 from ..files import to_json
-from ..fit.checkpoint import group, load_checkpoint, save_checkpoint
+from ..fitting.checkpoint import group, load_checkpoint, save_checkpoint
 from ..initializers import cascade as net
 from ..initializers.weights import save_initializer
 from . import resume as saved

@@ -21,8 +21,8 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
-from ..fit.evaluate import by_size, render_photos
-from ..fit.gradients import loss_and_gradients
+from ..fitting.evaluate import by_size, render_photos
+from ..fitting.gradients import loss_and_gradients
 from ..gaussians.record import Gaussians
 from ..optimizers import OptState, UpdateRule
 from ..optimizers._moments import clean_gradients

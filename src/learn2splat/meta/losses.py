@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..fit.evaluate import by_size, pixel_weights, render_photos
+from ..fitting.evaluate import by_size, pixel_weights, render_photos
 from ..gaussians.record import Gaussians
 from ..losses import photometric_loss
 from ..scenes import Scene

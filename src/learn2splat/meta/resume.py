@@ -1,4 +1,4 @@
-"""Everything that a meta-training run needs to go on to the same bits, as safetensors + JSON (fit/checkpoint.py), never pickle.
+"""Everything that a meta-training run needs to go on to the same bits, as safetensors + JSON (fitting/checkpoint.py), never pickle.
 
     <out>/resume/latest.json            {"step": n}: the complete save; replaced last, atomically
     <out>/resume/<n>/theta/             weights, their average, AdamW's moments
@@ -18,8 +18,8 @@ from torch import Tensor
 
 from ..errors import CheckpointError
 from ..files import atomic_write, read_json, to_json
-from ..fit.checkpoint import group, has_checkpoint, load_checkpoint, named, save_checkpoint
-from ..fit.plan import Plan
+from ..fitting.checkpoint import group, has_checkpoint, load_checkpoint, named, save_checkpoint
+from ..fitting.plan import Plan
 from ..gaussians import Gaussians
 from ..optimizers import OptState
 from .buffer import Buffer

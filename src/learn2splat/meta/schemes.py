@@ -21,8 +21,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ..fit.gradients import loss_and_gradients
-from ..fit.views import ViewSampler
+from ..fitting.gradients import loss_and_gradients
+from ..fitting.views import ViewSampler
 from ..gaussians.record import COLUMNS
 from ..optimizers import OptState, UpdateRule
 from ..optimizers.nominal import Nominal, NominalConfig, expand_groups, group_step_sizes

@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 from ..errors import OptionError
 from ..files import atomic_produce
-from ..fit.checkpoint import scene_digest
+from ..fitting.checkpoint import scene_digest
 from ..gaussians import Gaussians, init_from_points
 from ..initializers import DepthMaps, depth_maps
 from ..optimizers import OptState, Task, UpdateRule

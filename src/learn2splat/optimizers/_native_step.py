@@ -161,15 +161,19 @@ def _shared(
         *(getattr(config, name) for name in FIELDS), config.beta1, config.beta2, config.max_direction, config.reference_spacing,
         config.min_spacing_ratio, config.max_spacing_ratio, MIN_LOG_SCALE, MAX_LOG_SCALE, MAX_LOGIT_OPACITY, MAX_SH,
     ]  # fmt: skip
-    return new, moments, (
-        [_array(tensor) for tensor in gaussians.tensors().values()],
-        [_array(tensor) for tensor in grads.tensors().values()],
-        [_array(tensors["m"]), _array(tensors["v"]), _array(spacing)],
-        _array(tensors["count"]),
-        [tensor.numpy() for tensor in new.tensors().values()],
-        [moments["m"].numpy(), moments["v"].numpy()],
-        moments["count"].numpy(),
-        constants,
+    return (
+        new,
+        moments,
+        (
+            [_array(tensor) for tensor in gaussians.tensors().values()],
+            [_array(tensor) for tensor in grads.tensors().values()],
+            [_array(tensors["m"]), _array(tensors["v"]), _array(spacing)],
+            _array(tensors["count"]),
+            [tensor.numpy() for tensor in new.tensors().values()],
+            [moments["m"].numpy(), moments["v"].numpy()],
+            moments["count"].numpy(),
+            constants,
+        ),
     )
 
 

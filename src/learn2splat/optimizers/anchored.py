@@ -38,7 +38,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import OptionError
-from ..gaussians.knn import knn
+from ..gaussians import knn
 from ..gaussians.record import COLUMNS, FIELDS, Gaussians
 from . import _native_step
 from ._checks import require_finite

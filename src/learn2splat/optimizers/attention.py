@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..gaussians.knn import knn
+from ..gaussians import knn
 from . import _native_attention
 
 NUM_CANDIDATES = 12  # For k = 4: on real scenes 60-100 % of the Gaussians are seen per step, so a list holds k seen ones but in rare cases.

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..errors import OptionError
-from ..gaussians.knn import knn
+from ..gaussians import knn
 from ..gaussians.record import COLUMNS, FIELDS, NUM_PARAMS, Gaussians
 from . import _native_step
 from ._checks import require_finite

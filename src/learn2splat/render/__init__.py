@@ -1,4 +1,4 @@
 """Rendering: `rasterize` (gsplat's call) and `render_views` (stored Gaussians to images)."""
 
-from .rasterize import rasterize as rasterize
-from .rasterize import render_views as render_views
+from ._rasterize import rasterize as rasterize
+from ._rasterize import render_views as render_views

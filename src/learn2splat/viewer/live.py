@@ -14,7 +14,7 @@ from collections.abc import Callable
 import numpy as np
 
 from ..errors import Learn2SplatError
-from ..fit import Plan, Progress
+from ..fitting import Plan, Progress
 from ..gaussians import Gaussians
 from ..scenes import Scene
 from .photos import PhotoPanel

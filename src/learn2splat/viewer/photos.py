@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from ..fit import rendered
+from ..fitting import rendered
 from ..gaussians import Gaussians
 from ..scenes import Scene
 from ..scenes.adapt import resized

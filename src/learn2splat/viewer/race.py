@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..fit import FitRun, Plan, Progress
+from ..fitting import FitRun, Plan, Progress
 from ..gaussians import Gaussians
 from ..optimizers import make_optimizer
 from ..scenes import Scene

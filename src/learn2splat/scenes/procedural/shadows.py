@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ._shapes import CORNERS, Primitive, interval, transform
+from .shapes import CORNERS, Primitive, interval, transform
 
 _SUN_POSITIONS = ((-0.5, -0.25), (0.25, -0.5), (0.5, 0.25), (-0.25, 0.5))  # one per sample of a pixel: a rotated grid on the sun's disc
 

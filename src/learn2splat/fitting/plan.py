@@ -221,9 +221,7 @@ def final_count(num_gaussians: int, pixels: float, affordable: float, max_gaussi
     return wanted if max_gaussians is None else max(min(wanted, max_gaussians), 1)
 
 
-def _growth(
-    density: str, num_gaussians: int, pixels: float, affordable: float, shares: list[float], max_gaussians: int | None
-) -> tuple[Growth, ...]:
+def _growth(density: str, num_gaussians: int, pixels: float, affordable: float, shares: list[float], max_gaussians: int | None) -> tuple[Growth, ...]:
     final = final_count(num_gaussians, pixels, affordable, max_gaussians)
     steps = affordable / shares[-1]  # of the whole run, roughly
     count = max(1, min(MAX_GROWTHS.get(density, 8), int(steps * (GROWTH_UNTIL - GROWTH_FROM) / STEPS_PER_GROWTH)))

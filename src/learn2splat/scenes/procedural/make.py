@@ -1,6 +1,6 @@
 """`make_procedural_scene`: a scene made of nothing but a seed, for the demo, for tests and for meta-training.
 
-Layouts and objects: _layouts.py. Rendering: _raycast.py, _shapes.py, _shadows.py, _textures.py. Points: _fake_sfm.py.
+What stands where: layouts.py, objects.py. Rendering: raycast.py, shapes.py, shadows.py, textures.py. Points: fake_sfm.py.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import OptionError
-from ._assemble import similarity_from_points
-from ._fake_sfm import sample_points
-from ._layouts import stage
-from ._photos import in_threads
-from ._raycast import View, render, trace
-from .scene import Scene, every_nth_split
+from ...errors import OptionError
+from .._assemble import similarity_from_points
+from .._photos import in_threads
+from ..scene import Scene, every_nth_split
+from .fake_sfm import sample_points
+from .layouts import stage
+from .raycast import View, render, trace
 
 LAYOUTS = ("room", "orbit", "forward")
 Layout = Literal["room", "orbit", "forward"]
@@ -48,7 +48,7 @@ def make_procedural_scene(
 
     Args:
         seed: everything random comes from it.
-        layout: "room", "orbit" or "forward" (_layouts.py).
+        layout: "room", "orbit" or "forward" (layouts.py).
         width, height: px; the world does not depend on them, its texture detail and points do.
         num_points: at most so many; fewer come back where there is too little texture for them.
         test_every: as in `load_scene`.

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ._raycast import NEAREST, SUPERSAMPLING
-from ._shapes import transform
+from .raycast import NEAREST, SUPERSAMPLING
+from .shapes import transform
 
 MIN_VIEWS = 3  # shortest track that is kept
 DETECTION_RATE = 0.6  # share of the views in which a visible point is matched

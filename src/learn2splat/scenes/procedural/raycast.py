@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ._shadows import Light, Shadows
-from ._shapes import CORNERS, Primitive, interval, transform
-from ._textures import Atlas
+from .shadows import Light, Shadows
+from .shapes import CORNERS, Primitive, interval, transform
+from .textures import Atlas
 
 SUPERSAMPLING = 2  # rays per pixel and axis; as many as the shadow maps have suns
 NEAREST = 1e-3  # world units; hits before it do not count
