@@ -112,8 +112,6 @@ def test_flip_is_that_of_its_authors():
 
 
 def test_st_lpips_with_its_own_weights():
-    if importlib.util.find_spec("stlpips_pytorch") is None:
-        pytest.skip("stlpips-pytorch is not installed (extra lpips)")
     measure = lpips._st_lpips("cpu")
     photo = tiny_scene(4).image(0).repeat(3, 3, 1)
     near, far = ((photo + size * torch.randn(photo.shape, generator=torch.Generator().manual_seed(0))).clamp(0, 1) for size in (0.02, 0.3))

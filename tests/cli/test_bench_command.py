@@ -43,7 +43,7 @@ def test_a_benchmark_ends_with_tables_and_files(benched):
     out, stdout, stderr = benched
     for words in ("Quality", "Cost", "log-area", "ms / step", "nominal", "ahead of", "2 scenes and 2 seeds", f"Report: {out / 'report.html'}"):
         assert words in stdout
-    assert "LPIPS" in stdout and "n/a" in stdout
+    assert "FLIP" in stdout
     assert stderr.count("(1 of 4)") >= 2 and "other, seed 1 (4 of 4)  adam 6 steps" in stderr
     assert {"report.html", "report.md", "results.csv"} <= {path.name for path in out.iterdir()}
     with (out / "results.csv").open() as file:
@@ -104,7 +104,7 @@ def test_what_makes_no_sense_is_one_sentence(scene_folder, fitted, tmp_path, sen
     assert "--save-every must be positive" in sentence("bench", scene_folder, "--save-every", "0", *out)
     assert "--context-views belongs to" in sentence("bench", scene_folder, "--context-views", "3", *out)
     assert "no such folder" in sentence("bench", scene_folder, tmp_path / "nothing", *out)
-    assert "test_every" in sentence("bench", scene_folder, "--test-every", "1", *out)
+    assert "--test-every must be at least 2" in sentence("bench", scene_folder, "--test-every", "1", *out)
     assert "context views must be 1 to 9" in sentence("bench", scene_folder, "--setting", "sparse", "--context-views", "10", *out)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     assert "finds none: use cpu" in sentence("bench", scene_folder, "--device", "cuda", *out)

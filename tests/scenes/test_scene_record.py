@@ -78,7 +78,7 @@ def test_split_holds_out_every_nth():
     assert sorted(train + test) == list(range(20))
 
 
-ODD_OPTIONS = [{"test_every": 1}, {"test_every": 0}, {"long_side": -1}, {"data_factor": 0}, {"data_factor": 1.5}, {"background": "grey"}]
+ODD_OPTIONS = [{"test_every": 1}, {"test_every": -1}, {"long_side": -1}, {"data_factor": 0}, {"data_factor": 1.5}, {"background": "grey"}]
 
 
 @pytest.mark.parametrize("options", ODD_OPTIONS)
