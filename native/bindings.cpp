@@ -168,46 +168,51 @@ template <class T> T *rows_of(const Flats<T> &arrays, size_t which, size_t numbe
     return arrays[which].data();
 }
 
-// Fields of Gaussians in the order of FIELDS; old: m, v, spacing; new_moments: m, v; constants: step sizes, betas, bounds, limits (NominalConfig and nominal.py).
+double number(const nb::dict &numbers, const char *name) { return nb::cast<double>(numbers[name]); }
+
+constexpr const char *FIELDS[l2s::GROUPS] = {"means", "quats", "log_scales", "logit_opacities", "sh0", "shN"};
+
+// Fields of Gaussians in the order of FIELDS; old: m, v, spacing; new_moments: m, v; constants: those of NominalConfig, and the limits of nominal.py.
 l2s::UpdateArgs update_args(const Flats<const float> &params, const Flats<const float> &grads, const Flats<const float> &old, const Array<const int32_t, -1> &count,
-                            const Flats<float> &new_params, const Flats<float> &new_moments, const Array<int32_t, -1> &new_count, const std::vector<double> &constants) {
+                            const Flats<float> &new_params, const Flats<float> &new_moments, const Array<int32_t, -1> &new_count, const nb::dict &constants) {
     l2s::UpdateArgs a{};
     const size_t N = count.shape(0);
-    check(N < (size_t(1) << 31) && new_count.shape(0) == N && constants.size() == l2s::GROUPS + 10, "count of Gaussians or constants");
+    check(N < (size_t(1) << 31) && new_count.shape(0) == N, "count of Gaussians");
     a.N = int64_t(N), a.count = count.data(), a.new_count = new_count.data();
     for (size_t group = 0; group < l2s::GROUPS; ++group) {
         const size_t numbers = N * size_t(l2s::WIDTHS[group]);
         a.params[group] = rows_of(params, group, numbers), a.grads[group] = rows_of(grads, group, numbers);
-        a.new_params[group] = rows_of(new_params, group, numbers), a.step_sizes[group] = float(constants[group]);
+        a.new_params[group] = rows_of(new_params, group, numbers), a.step_sizes[group] = float(number(constants, FIELDS[group]));
     }
     a.m = rows_of(old, 0, N * l2s::PARAMS), a.v = rows_of(old, 1, N * l2s::PARAMS), a.spacing = rows_of(old, 2, N);
     a.new_m = rows_of(new_moments, 0, N * l2s::PARAMS), a.new_v = rows_of(new_moments, 1, N * l2s::PARAMS);
-    const double *rest = constants.data() + l2s::GROUPS;
-    a.rest1 = float(1 - rest[0]), a.rest2 = float(1 - rest[1]), a.log_beta1 = float(std::log(rest[0])), a.log_beta2 = float(std::log(rest[1]));
-    a.max_direction = float(rest[2]), a.reference_spacing = float(rest[3]), a.min_spacing_ratio = float(rest[4]), a.max_spacing_ratio = float(rest[5]);
-    for (int i = 0; i < 4; ++i) a.limits[i] = float(rest[6 + i]);
+    const double beta1 = number(constants, "beta1"), beta2 = number(constants, "beta2");
+    a.rest1 = float(1 - beta1), a.rest2 = float(1 - beta2), a.log_beta1 = float(std::log(beta1)), a.log_beta2 = float(std::log(beta2));
+    a.max_direction = float(number(constants, "max_direction")), a.reference_spacing = float(number(constants, "reference_spacing"));
+    a.min_spacing_ratio = float(number(constants, "min_spacing_ratio")), a.max_spacing_ratio = float(number(constants, "max_spacing_ratio"));
+    int limit = 0;
+    for (const char *name : {"min_log_scale", "max_log_scale", "max_logit_opacity", "max_sh"}) a.limits[limit++] = float(number(constants, name));
     return a;
 }
 
 void nominal_step(Flats<const float> params, Flats<const float> grads, Flats<const float> old, Array<const int32_t, -1> count, Flats<float> new_params,
-                  Flats<float> new_moments, Array<int32_t, -1> new_count, std::vector<double> constants, int num_threads) {
+                  Flats<float> new_moments, Array<int32_t, -1> new_count, nb::dict constants, int num_threads) {
     auto a = update_args(params, grads, old, count, new_params, new_moments, new_count, constants);
     nb::gil_scoped_release unlocked;
     l2s::update_step(a, nullptr, num_threads);
 }
 
-using Options = std::vector<double>;
-
-// bounds: max_log_growth, max_log_shrink, max_correction, trained_age, pull_age, trust_age, plenty, scarcity, wideness, decay_anisotropy, decay_shN;
-// memory: slow, running, seen_rate, of the state.
-l2s::AnchoredArgs anchored_args(size_t N, int neighbours, const Options &bounds, const Array<const int32_t, -1> &read,
+// bounds: numbers of AnchoredConfig, and what is known of the run; memory: slow, running, seen_rate, of the state.
+l2s::AnchoredArgs anchored_args(size_t N, int neighbours, const nb::dict &bounds, const Array<const int32_t, -1> &read,
                                 const Array<const int32_t, -1> &noise, int step, const Array<const int64_t, -1, -1> &candidates, const Flats<const float> &memory,
                                 const Array<const int32_t, -1> &last_seen, const Flats<float> &new_memory, const Array<int32_t, -1> &new_last_seen) {
     l2s::AnchoredArgs net{};
-    check(neighbours > 0 && bounds.size() == 11, "configuration");
-    net.max_log_growth = float(bounds[0]), net.max_log_shrink = float(bounds[1]), net.max_correction = float(bounds[2]), net.trained_age = float(bounds[3]);
-    net.pull_age = float(bounds[4]), net.trust_age = float(bounds[5]), net.plenty = float(bounds[6]);
-    net.scarcity = float(bounds[7]), net.wideness = float(bounds[8]), net.decay_anisotropy = float(bounds[9]), net.decay_shN = float(bounds[10]);
+    check(neighbours > 0, "configuration");
+    const auto bound = [&](const char *name) { return float(number(bounds, name)); };
+    net.max_log_growth = bound("max_log_growth"), net.max_log_shrink = bound("max_log_shrink"), net.max_correction = bound("max_correction");
+    net.trained_age = bound("settled_age"), net.pull_age = bound("pull_age"), net.trust_age = bound("trust_age");
+    net.plenty = bound("plenty"), net.scarcity = bound("scarcity"), net.wideness = bound("wideness");
+    net.decay_anisotropy = bound("decay_anisotropy"), net.decay_shN = bound("decay_shN");
     net.num_read = int(read.shape(0)), net.read = read.data(), net.num_noise = int(noise.shape(0)), net.noise = noise.data();
     for (const auto &rows : {read, noise})
         for (size_t i = 0; i < rows.shape(0); ++i) check(rows.data()[i] >= 0 && rows.data()[i] < l2s::FEATURES, "features");
@@ -225,7 +230,7 @@ l2s::AnchoredArgs anchored_args(size_t N, int neighbours, const Options &bounds,
 // sizes: width, layers, heads, head_dim, hidden; weights: in the order of AnchoredNetwork.parameters(); latent, said: of the state, the new ones
 // missing where the network is not asked; the others as above.
 void anchored_step(Flats<const float> params, Flats<const float> grads, Flats<const float> old, Array<const int32_t, -1> count, Flats<float> new_params,
-                   Flats<float> new_moments, Array<int32_t, -1> new_count, Options constants, int neighbours, Options bounds,
+                   Flats<float> new_moments, Array<int32_t, -1> new_count, nb::dict constants, int neighbours, nb::dict bounds,
                    Array<const int32_t, -1> read, Array<const int32_t, -1> noise, int step, Array<const int64_t, -1, -1> candidates, Flats<const float> memory,
                    Array<const int32_t, -1> last_seen, Flats<float> new_memory, Array<int32_t, -1> new_last_seen, int num_threads, std::vector<int> sizes,
                    Array<const float, -1> weights, Array<const float, -1, -1> latent, Maybe<float, -1, -1> new_latent,
@@ -270,8 +275,8 @@ struct StepEnds {
 
 // The arrays from `rows` on, for what the network reads, have N rows, of which the first are written: one for each seen Gaussian.
 std::unique_ptr<StepEnds> step_ends(Flats<const float> params, Flats<const float> grads, Flats<const float> old, Array<const int32_t, -1> count,
-                                    Flats<float> new_params, Flats<float> new_moments, Array<int32_t, -1> new_count, Options constants, int neighbours,
-                                    Options bounds, Array<const int32_t, -1> read, Array<const int32_t, -1> noise, int step,
+                                    Flats<float> new_params, Flats<float> new_moments, Array<int32_t, -1> new_count, nb::dict constants, int neighbours,
+                                    nb::dict bounds, Array<const int32_t, -1> read, Array<const int32_t, -1> noise, int step,
                                     Array<const int64_t, -1, -1> candidates, Flats<const float> memory, Array<const int32_t, -1> last_seen,
                                     Flats<float> new_memory, Array<int32_t, -1> new_last_seen, int num_threads, Array<int64_t, -1> rows,
                                     Array<float, -1, -1> features, Array<float, -1, -1> noise_features, Array<float, -1, -1, 3> relations,

@@ -12,7 +12,8 @@ from learn2splat import errors
 from learn2splat.gaussians.record import COLUMNS, Gaussians
 from learn2splat.optimizers import OptState, Task
 from learn2splat.optimizers._features import FEATURES, scarcity, wideness
-from learn2splat.optimizers.anchored import Anchored, AnchoredConfig, settled_age, squash, trust
+from learn2splat.optimizers._schedule import settled_age, trust
+from learn2splat.optimizers.anchored import Anchored, AnchoredConfig, squash
 from learn2splat.optimizers.attention import refreshed_candidates, seen_neighbours
 from learn2splat.optimizers.nominal import Nominal, NominalConfig, expand_groups, group_step_sizes
 

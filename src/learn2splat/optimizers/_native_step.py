@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ..gaussians.record import FIELDS, Gaussians
+from ..gaussians.record import Gaussians
 from ..threads import num_threads
 from ._features import FEATURES, MAGNITUDE_FEATURES, NUM_RELATIONS, plenty, scarcity, wideness
+from ._schedule import MAX_LOG_SCALE, MAX_LOGIT_OPACITY, MAX_SH, MIN_LOG_SCALE, settled_age
 
 if TYPE_CHECKING:
     from .._native import StepEnds
@@ -133,15 +134,13 @@ def _arguments(
     gaussians: Gaussians, grads: Gaussians, state: OptState, spacing: Tensor, neighbours: Tensor, config: AnchoredConfig
 ) -> tuple[Gaussians, dict[str, Tensor], tuple]:
     """The Gaussians and the state, latent apart, that will be written, and the arguments that both native functions of `anchored` take first."""
-    from .anchored import settled_age
-
     tensors = state.tensors
     new, moments, arguments = _shared(gaussians, grads, tensors, spacing, config.nominal)
     memory = {name: torch.empty_like(tensors[name], memory_format=torch.contiguous_format) for name in (*MEMORY, "last_seen")}
-    bounds = [
-        config.max_log_growth, config.max_log_shrink, config.max_correction, settled_age(state.task, config), config.pull_age, config.trust_age,
-        plenty(state.task), scarcity(state.task.num_views), wideness(state.task.view_angle), config.decay_anisotropy, config.decay_shN,
-    ]  # fmt: skip
+    task, named = state.task, ("max_log_growth", "max_log_shrink", "max_correction", "pull_age", "trust_age", "decay_anisotropy", "decay_shN")
+    bounds = {name: getattr(config, name) for name in named} | {
+        "settled_age": settled_age(task, config), "plenty": plenty(task), "scarcity": scarcity(task.num_views), "wideness": wideness(task.view_angle),
+    }  # fmt: skip
     return new, {**moments, **memory}, (
         *arguments, config.neighbours, bounds, _rows(config.features), _rows(_magnitude(config)), state.step, _array(neighbours),
         [_array(tensors[name]) for name in MEMORY], _array(tensors["last_seen"]),
@@ -153,14 +152,10 @@ def _shared(
     gaussians: Gaussians, grads: Gaussians, tensors: dict[str, Tensor], spacing: Tensor, config: NominalConfig
 ) -> tuple[Gaussians, dict[str, Tensor], tuple]:
     """The tensors to be written, and the arguments that both native functions take first."""
-    from .nominal import MAX_LOG_SCALE, MAX_LOGIT_OPACITY, MAX_SH, MIN_LOG_SCALE
-
     new = gaussians.map(lambda tensor: torch.empty_like(tensor, memory_format=torch.contiguous_format))
     moments = {name: torch.empty_like(tensors[name], memory_format=torch.contiguous_format) for name in ("m", "v", "count")}
-    constants = [
-        *(getattr(config, name) for name in FIELDS), config.beta1, config.beta2, config.max_direction, config.reference_spacing,
-        config.min_spacing_ratio, config.max_spacing_ratio, MIN_LOG_SCALE, MAX_LOG_SCALE, MAX_LOGIT_OPACITY, MAX_SH,
-    ]  # fmt: skip
+    limits = {"min_log_scale": MIN_LOG_SCALE, "max_log_scale": MAX_LOG_SCALE, "max_logit_opacity": MAX_LOGIT_OPACITY, "max_sh": MAX_SH}
+    constants = vars(config) | limits
     return (
         new,
         moments,

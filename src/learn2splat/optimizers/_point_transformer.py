@@ -22,9 +22,9 @@ from ..errors import OptionError
 from ..gaussians.record import COLUMNS, NUM_PARAMS, Gaussians
 from ._checks import require_finite
 from ._moments import clean_gradients
+from ._schedule import MAX_LOG_SCALE, MAX_LOGIT_OPACITY, MAX_SH, MIN_LOG_SCALE
 from .attention import NUM_CANDIDATES, refreshed_candidates, seen_neighbours
 from .base import OptState, Task, UpdateRule
-from .nominal import MAX_LOG_SCALE, MAX_LOGIT_OPACITY, MAX_SH, MIN_LOG_SCALE
 
 
 def _paper_columns() -> list[int]:

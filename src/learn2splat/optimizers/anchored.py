@@ -53,13 +53,12 @@ from ._features import (
     SLOW_BETA,
     Observed,
     Seen,
-    enough,
     observe,
-    plenty,
     scarcity,
     wideness,
 )
 from ._moments import ADAM_EPS, clean_gradients, init_moments
+from ._schedule import decay, settled_age, trust
 from .attention import Block, seen_neighbours
 from .base import OptState, Task, UpdateRule
 from .nominal import NominalConfig, apply_update, expand_groups, group_step_sizes, nominal_direction, unknown_spacing
@@ -323,26 +322,6 @@ class Anchored(UpdateRule):
         indices, distances = knn(means, self.num_candidates)
         others = min(config.neighbours, len(means) - 1)
         return (distances[:, 1 : 1 + others].mean(1) if others > 0 else torch.zeros_like(distances[:, 0])), indices
-
-
-def trust(count: Tensor, task: Task, trust_age: float) -> Tensor:
-    """The part (n,) of log-gains and coefficients that is taken: 1, and less with the age where views are many and close to each other (`plenty`)."""
-    return 1 - plenty(task) * (1 - 1 / (1 + (count / trust_age).square()))
-
-
-def settled_age(task: Task, config: AnchoredConfig) -> float:
-    """The age from which on steps shrink as one over the age."""
-    share = enough(task)
-    return min(config.few_age, config.trained_age) ** (1 - share) * config.trained_age**share
-
-
-def decay(flat: Tensor, task: Task, config: AnchoredConfig) -> Tensor:
-    """What (n, 59) the parameters `flat` lose with a step, whatever their gradients are: nothing where views are many and close to each other."""
-    log_scales, shN = COLUMNS["log_scales"], COLUMNS["shN"]
-    lost = torch.zeros_like(flat)
-    lost[:, log_scales] = config.decay_anisotropy * (flat[:, log_scales] - flat[:, log_scales].mean(1, keepdim=True))
-    lost[:, shN] = config.decay_shN * flat[:, shN]
-    return (1 - plenty(task)) * lost
 
 
 def squash(x: Tensor, low: float, high: float) -> Tensor:

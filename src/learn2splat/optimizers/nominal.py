@@ -7,7 +7,6 @@ sizes by gains and adds a bounded correction: the functions here are its parts, 
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 
@@ -20,12 +19,8 @@ from ..gaussians.record import COLUMNS, FIELDS, NUM_PARAMS, Gaussians
 from . import _native_step
 from ._checks import require_finite
 from ._moments import adam_direction, clean_gradients, init_moments, update_moments
+from ._schedule import MAX_LOG_SCALE, MAX_LOGIT_OPACITY, MAX_SH, MIN_LOG_SCALE
 from .base import OptState, Task, UpdateRule
-
-# docs/method.md section 2: what refinement never leaves.
-MIN_LOG_SCALE, MAX_LOG_SCALE = -8.0, math.log(3.0)
-MAX_LOGIT_OPACITY = 7.0
-MAX_SH = 2.0
 
 
 @dataclass(frozen=True)
