@@ -237,6 +237,13 @@ def test_a_splat_does_not_get_worse_on_the_way(name):
     assert cold > 1 and warm < 0.4 * cold
 
 
+def test_a_splat_that_is_watched_does_not_grow():
+    plan = replace(small_plan(steps=24), warm=True)
+    result = fit(SCENE, start(), "nominal", plan=plan, seed=0)
+    assert [change.num_gaussians for change in result.changes if change.step < 17] == [40] * sum(change.step < 17 for change in result.changes)
+    assert len(result.gaussians) == 60
+
+
 def test_the_average_is_that_of_the_iterates_since_its_start():
     flat = flat_plan(32, steps=6, seconds=None, views_per_step=8)
     steps = {}

@@ -200,7 +200,7 @@ class FitRun:
     def _grown(self, run: RunState, scene: Scene, progress: float) -> RunState:
         """The run after the events of growth that are due. Events that a slow machine has skipped are one."""
         due = self.plan.due(progress)
-        if due <= run.events:
+        if due <= run.events or self.plan.share(run.step) < 1:  # new Gaussians would wait for their first move
             return run
         began = time.perf_counter()
         event = Event(due - 1, len(self.plan.growth), progress, self.plan.growth[due - 1].target)
