@@ -333,7 +333,8 @@ def test_names_on_the_hub(monkeypatch, tmp_path):
         return str(path)
 
     monkeypatch.setitem(sys.modules, "huggingface_hub", types.SimpleNamespace(hf_hub_download=download))
-    assert isinstance(load_weights("hf://org/repo/a/w.ckpt@v2"), Paper) and isinstance(load_weights(Path("hf://org/repo/w.ckpt")), Paper)
+    with pytest.warns(UserWarning, match=r"no config\.yaml beside hf:"):
+        assert isinstance(load_weights("hf://org/repo/a/w.ckpt@v2"), Paper) and isinstance(load_weights(Path("hf://org/repo/w.ckpt")), Paper)
     assert asked[::2] == [("org/repo", "a/w.ckpt", "v2"), ("org/repo", "w.ckpt", None)]
     with pytest.raises(CheckpointError, match="organisation/repository"):
         load_weights("hf://nowhere")

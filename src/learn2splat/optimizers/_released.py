@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
 from pathlib import Path
 
 from torch import Tensor
@@ -42,10 +43,11 @@ def located(path: str | os.PathLike) -> Path:
     except Exception as error:  # its own exceptions, those of its HTTP client, and OSError
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise CheckpointError(f"cannot fetch {os.fspath(path)} ({reason}): check the name and the network, or give the path of a file") from error
-    try:  # lies beside it then, where there is one
+    try:  # lies beside it then
         huggingface_hub.hf_hub_download(filename=str(Path(match["path"]).with_name("config.yaml")), **where)
-    except Exception:
-        pass
+    except Exception as error:  # most often there is none; but a network that failed must not change what the weights do without a word
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        warnings.warn(f"no config.yaml beside {os.fspath(path)} ({reason}): what it would say of neighbours is as published", stacklevel=2)
     return file
 
 
