@@ -32,7 +32,7 @@ def lines_of(plan, moments, width=150):
     texts = []
     for step, seconds, progress in moments:
         bar(Progress(step, seconds, 0.05, POINTS, blobs(), progress, plan.stage(progress)))
-        texts.append(bar.bar.tasks[0].fields["text"])
+        texts.append(bar.live.tasks[0].fields["text"])
     return texts
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 from rich.console import Console, Group
 from rich.live import Live
 from rich.markup import escape
@@ -13,28 +11,19 @@ from rich.text import Text
 
 from ..bench import GroupProgress
 from ..bench.lane import LaneProgress
+from .display import Display
 
-PLAIN_LINE_EVERY = 10.0  # Seconds between two lines where stderr is no terminal, besides those for runs that end.
 BAR_WIDTH = 16
 
 
-class BenchProgress:
+class BenchProgress(Display):
     """A context manager; call it with every `GroupProgress`. `groups`: how many there are, a scene and a seed each."""
 
     def __init__(self, groups: int, console: Console | None = None) -> None:
+        super().__init__(console)
         self.groups = groups
-        self.console = console or Console(stderr=True)
         self.seen: list[tuple[str, int]] = []
-        self.last_line = time.monotonic()
         self.live = Live(console=self.console, transient=True, refresh_per_second=4)
-
-    def __enter__(self) -> BenchProgress:
-        if self.console.is_terminal:
-            self.live.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.live.stop()
 
     def __call__(self, progress: GroupProgress) -> None:
         where = (progress.scene, progress.seed)
@@ -43,15 +32,11 @@ class BenchProgress:
         title = f"{progress.scene}, seed {progress.seed} ({self.seen.index(where) + 1} of {self.groups})"
         if progress.ended is not None:
             lane = next(lane for lane in progress.lanes if lane.label == progress.ended)
-            self._print(f"{title}  {lane_text(lane)}")
-        elif not self.console.is_terminal and time.monotonic() - self.last_line >= PLAIN_LINE_EVERY:
-            self._print(f"{title}  " + "; ".join(lane_text(lane) for lane in progress.lanes if lane.status == "running"))
+            self.line(f"{title}  {lane_text(lane)}")
+        elif not self.console.is_terminal and self.line_is_due():
+            self.line(f"{title}  " + "; ".join(lane_text(lane) for lane in progress.lanes if lane.status == "running"))
         if self.console.is_terminal:
             self.live.update(Group(Text(title), lane_table(progress.lanes)))
-
-    def _print(self, text: str) -> None:
-        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
-        self.last_line = time.monotonic()
 
 
 def lane_text(lane: LaneProgress) -> str:

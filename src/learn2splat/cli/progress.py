@@ -2,32 +2,29 @@
 
 from __future__ import annotations
 
-import time
-
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bar
 
 from ..fitting import Plan, Progress
+from .display import Display
 
-PLAIN_LINE_EVERY = 10.0  # Seconds between two lines when stderr is no terminal, apart from evaluations.
 WIDE, WIDEST = 115, 145  # Columns from which on a terminal has room for steps and for all there is; the bar takes what is left.
 FIRST_ESTIMATE = 5  # Steps after which the time that is left can be told; the first are slower.
 STEP_PIXELS = 20_000  # What a photo costs beside its pixels, in pixels; as in the plan.
 
 
-class FitProgress:
-    """A context manager; call it with every `Progress`."""
+class FitProgress(Display):
+    """Call it with every `Progress`."""
 
     def __init__(self, label: str, plan: Plan, console: Console | None = None) -> None:
+        super().__init__(console)
         self.label, self.plan = label, plan
-        self.console = console or Console(stderr=True)
-        self.last_line = time.monotonic()
         self.points = 0
         self.part: tuple[int, bool] | None = None  # of the run, in which steps take about the same time: stage, and whether it is averaged
         self.part_began = (0, 0.0, 0.0)  # step, seconds, work
         self.detail = (self.console.width >= WIDE) + (self.console.width >= WIDEST)
-        self.bar = Bar(
+        self.live = Bar(
             *([TextColumn("{task.description}", markup=False)] if self.detail == 2 else []),
             BarColumn(bar_width=None),
             TextColumn("{task.fields[text]}", markup=False),
@@ -35,26 +32,16 @@ class FitProgress:
             transient=True,
             expand=True,
         )
-        self.task = self.bar.add_task(label, total=1.0, text="starting")
-
-    def __enter__(self) -> FitProgress:
-        if self.console.is_terminal:
-            self.bar.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        if self.console.is_terminal:
-            self.bar.stop()
+        self.task = self.live.add_task(label, total=1.0, text="starting")
 
     def __call__(self, progress: Progress) -> None:
         part = (progress.stage, progress.progress >= self.plan.average_from)
         if part != self.part:
             self.part, self.part_began = part, (progress.step, progress.seconds, self._work(progress.progress))
         if self.console.is_terminal:
-            self.bar.update(self.task, completed=progress.progress, text=self._text(progress, self.detail))
-        elif len(progress.curve) != self.points or time.monotonic() - self.last_line >= PLAIN_LINE_EVERY:
-            self.console.print(f"{self.label}  {self._text(progress, 2)}", highlight=False, markup=False, soft_wrap=True)
-            self.last_line = time.monotonic()
+            self.live.update(self.task, completed=progress.progress, text=self._text(progress, self.detail))
+        elif len(progress.curve) != self.points or self.line_is_due():
+            self.line(f"{self.label}  {self._text(progress, 2)}")
         self.points = len(progress.curve)
 
     def _text(self, progress: Progress, detail: int) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -18,9 +17,9 @@ from ..files import file_name, to_json
 from ..sfm import Outcome, SfmStopped, reconstruct
 from ..sfm.pairs import Matching
 from .common import Command, Flag, Interrupted, MaybePath, note, stop_on_signals
+from .display import Display
 
 PhotosPath = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="PHOTOS", help_behavior_hint="")]
-PLAIN_LINE_EVERY = 10.0  # seconds, where stderr is no terminal
 NAMED = 5  # photos that a note names
 
 
@@ -118,30 +117,19 @@ def _can_ask() -> bool:
     return sys.stdin.isatty() and sys.stderr.isatty()
 
 
-class SfmProgress:
-    """A context manager; call it with (what is done, how many of it, of how many). A bar per stage in a terminal, a line now and then elsewhere."""
+class SfmProgress(Display):
+    """Call it with (what is done, how many of it, of how many). In a terminal a bar per stage."""
 
     def __init__(self, console: Console | None = None) -> None:
-        self.console = console or Console(stderr=True)
+        super().__init__(console)
         columns = (TextColumn("{task.description:<24}"), BarColumn(bar_width=None), MofNCompleteColumn(), TimeElapsedColumn())
-        self.bar = Progress(*columns, console=self.console, expand=True)
+        self.live = Progress(*columns, console=self.console, expand=True)
         self.tasks: dict[str, int] = {}
-        self.last_line = time.monotonic()
-
-    def __enter__(self) -> SfmProgress:
-        if self.console.is_terminal:
-            self.bar.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        if self.console.is_terminal:
-            self.bar.stop()
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         if self.console.is_terminal:
             if stage not in self.tasks:
-                self.tasks[stage] = self.bar.add_task(stage, total=total)
-            self.bar.update(self.tasks[stage], completed=done, total=total)
-        elif done == total or time.monotonic() - self.last_line >= PLAIN_LINE_EVERY:
-            self.console.print(f"{stage}  {done}/{total}", highlight=False, markup=False, soft_wrap=True)
-            self.last_line = time.monotonic()
+                self.tasks[stage] = self.live.add_task(stage, total=total)
+            self.live.update(self.tasks[stage], completed=done, total=total)
+        elif done == total or self.line_is_due():
+            self.line(f"{stage}  {done}/{total}")

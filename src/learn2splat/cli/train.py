@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import sys
-import time
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -48,10 +47,10 @@ from .common import (
     stop_on_signals,
     to_json,
 )
+from .display import Display
 
 CONFIG, WRITER = "config.json", "learn2splat train"
 LEFTOVERS = (".*.partial", "resume/**/.*.partial", "scenes/*/.*.partial")
-PLAIN_LINE_EVERY = 10.0  # Seconds between two lines where stderr is no terminal.
 MaybeScheme = Annotated[Literal["greedy", "horizon"] | None, tyro.conf.arg(metavar="{greedy,horizon}", help_behavior_hint="")]
 MaybeArchitecture = Annotated[Literal["anchored", "paper"] | None, tyro.conf.arg(metavar="{anchored,paper}", help_behavior_hint="")]
 
@@ -262,24 +261,16 @@ class Board:
                 self.writer.add_scalar(f"meta/{name}", value, step.step)
 
 
-class TrainProgress:
-    """One line on stderr: live in a terminal, now and then elsewhere. A context manager; call it with every `MetaStep`."""
+class TrainProgress(Display):
+    """One line. Call it with every `MetaStep`."""
 
     def __init__(self, meta_steps: int, console: Console | None = None) -> None:
         self.meta_steps = meta_steps
-        self.console = console or Console(stderr=True)
-        self.status = self.console.status("starting")
-        self.last_line = 0.0
+        super().__init__(console)
+        self.live = self.console.status("starting")
+        self.last_line = 0.0  # the first line at once
         self.loss = self.ratio = self.speed = None  # running means
         self.before: float | None = None
-
-    def __enter__(self) -> TrainProgress:
-        if self.console.is_terminal:
-            self.status.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.status.stop()
 
     def __call__(self, step: MetaStep) -> None:
         def mean(old: float | None, new: float) -> float | None:
@@ -296,29 +287,20 @@ class TrainProgress:
         if self.loss is not None and self.speed is not None:
             text += f"  meta-loss {self.loss:+.3f}  end/reference {self.ratio:.3f}  {self.speed:.1f} inner steps/s  ages {ages}"
         if self.console.is_terminal:
-            self.status.update(text)
-        elif time.monotonic() - self.last_line >= PLAIN_LINE_EVERY:
-            self.console.print(text, highlight=False, soft_wrap=True)
-            self.last_line = time.monotonic()
+            self.live.update(text)
+        elif self.line_is_due():
+            self.line(text)
 
 
-class DepthProgress:
+class DepthProgress(Display):
     """As `TrainProgress`, of the initializer."""
 
     def __init__(self, steps: int, console: Console | None = None) -> None:
         self.steps = steps
-        self.console = console or Console(stderr=True)
-        self.status = self.console.status("starting")
-        self.last_line = 0.0
+        super().__init__(console)
+        self.live = self.console.status("starting")
+        self.last_line = 0.0  # the first line at once
         self.means: dict[str, tuple[float, float]] = {}
-
-    def __enter__(self) -> DepthProgress:
-        if self.console.is_terminal:
-            self.status.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.status.stop()
 
     def __call__(self, step: DepthStep) -> None:
         error, within = self.means.get(step.part, (step.error, step.within))
@@ -326,7 +308,6 @@ class DepthProgress:
         text = f"step {step.step}/{self.steps}  {step.seconds / 60:.1f} min  depth error and share within 5 %:"
         text += "".join(f"  {part} {100 * error:.1f} % {100 * within:.0f} %" for part, (error, within) in self.means.items())
         if self.console.is_terminal:
-            self.status.update(text)
-        elif time.monotonic() - self.last_line >= PLAIN_LINE_EVERY:
-            self.console.print(text, highlight=False, soft_wrap=True)
-            self.last_line = time.monotonic()
+            self.live.update(text)
+        elif self.line_is_due():
+            self.line(text)
