@@ -12,7 +12,7 @@ from ..gaussians import Gaussians, init_from_points
 from ..scenes import Scene
 from ..scenes._masks import shrink_masks
 from ..scenes.depth_files import DepthFile
-from .stereo import INIT_LONG_SIDE, MAX_POINTS, PATCH, _best_of_patches, _in_camera, _shrunk
+from .stereo import INIT_LONG_SIDE, MAX_POINTS, PATCH, _best_of_patches, in_camera, shrunk
 
 EDGE = 0.1  # Relative difference in depth between neighbouring pixels from which on they are an edge: what lies there is on neither side.
 MIN_POINTS = 20  # that a photo must see for a scale of its own
@@ -42,7 +42,7 @@ def depth_init(scene: Scene, *, max_points: int | None = None, generator: torch.
         raise SceneError(
             f"{scene.name} brings no depth maps: expected depth_file_path in its transforms.json, or a folder depth/ with files named as the photos"
         )
-    photos, Ks = _shrunk(scene, idx, INIT_LONG_SIDE)
+    photos, Ks = shrunk(scene, idx, INIT_LONG_SIDE)
     depths = [torch.from_numpy(resampled(files[i], K.numpy(), photo.shape[:2])) for i, K, photo in zip(idx, Ks, photos)]
     scales = _scales(scene, idx, Ks, depths)
     masks = [None] * len(idx)
@@ -53,7 +53,7 @@ def depth_init(scene: Scene, *, max_points: int | None = None, generator: torch.
         usable = sound(depth) if mask is None else sound(depth) & mask
         at = _middles(usable)
         pose = scene.camtoworlds[i].double()
-        p_cam = _in_camera(depth * scale, K).view(-1, 3)[at]
+        p_cam = in_camera(depth * scale, K).view(-1, 3)[at]
         points.append((p_cam @ pose[:3, :3].mT + pose[:3, 3]).float())
         colors.append(torch.from_numpy(photo).view(-1, 3)[at])
     if not any(len(part) for part in points):

@@ -6,9 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -19,7 +17,7 @@ from ..scenes._masks import shrink_masks
 from . import cascade as net
 from ._neighbours import Surroundings, surroundings
 from ._upright import quarter_turns, turned
-from .stereo import depth_maps
+from .stereo import depth_maps, in_camera, shrunk
 from .weights import load_initializer
 
 LONG_SIDE = 256  # px, at most, of the photos as the network sees them
@@ -80,7 +78,7 @@ def predict_depth(
     if len(set(idx)) < len(idx) or not all(0 <= i < len(scene) for i in idx):
         raise OptionError(f"photos must be different positions from 0 to {len(scene) - 1}, got {idx}")
     network = (load_initializer() if network is None else network).to(device)
-    photos, Ks = shrunk(scene, idx)
+    photos, Ks = prepared(scene, idx)
     sizes = [(photo.shape[2], photo.shape[1]) for photo in photos]
     viewmats = scene.viewmats[list(idx)].double()
     around = surroundings(viewmats, Ks, torch.tensor(sizes, dtype=torch.float64).view(-1, 2), scene.points, NUM_NEIGHBOURS)
@@ -221,26 +219,10 @@ def best_of_patches(scores: Tensor, patch: int = PATCH) -> Tensor:
     return at // padded.shape[1] * width + at % padded.shape[1]
 
 
-def in_camera(depth: Tensor, K: Tensor) -> Tensor:
-    """(h, w, 3) of a depth map, in its camera."""
-    height, width = depth.shape
-    centres = torch.stack(torch.meshgrid(torch.arange(width) + 0.5, torch.arange(height) + 0.5, indexing="xy"), 2).to(depth)
-    rays = torch.cat([(centres - K[:2, 2].to(depth)) / K.diagonal()[:2].to(depth), torch.ones_like(depth)[..., None]], 2)
-    return rays * depth[..., None]
-
-
-def shrunk(scene: Scene, idx: Sequence[int]) -> tuple[list[Tensor], Tensor]:
-    """Photos, each (3, h, w) float32 in [0, 1] with sides that are multiples of 16, and their Ks (M, 3, 3) float64. HAMMING: scenes/_photos.py."""
-    photos, Ks = [], scene.Ks[list(idx)].double()
-    for K, i in zip(Ks, idx):
-        width, height = scene.size(i)
-        ratio = min(1.0, LONG_SIDE / max(width, height))
-        size = tuple(max(2, round(side * ratio / net.MULTIPLE)) * net.MULTIPLE for side in (width, height))
-        photo = np.array(Image.fromarray(scene.images[i].numpy()).resize(size, Image.Resampling.HAMMING))
-        photos.append(torch.from_numpy(photo).permute(2, 0, 1).float() / 255)
-        K[0] *= size[0] / width
-        K[1] *= size[1] / height
-    return photos, Ks
+def prepared(scene: Scene, idx: Sequence[int]) -> tuple[list[Tensor], Tensor]:
+    """Photos as the network reads them, each (3, h, w) float32 in [0, 1] with sides that are multiples of 16, and their Ks (M, 3, 3) float64."""
+    photos, Ks = shrunk(scene, idx, LONG_SIDE, multiple=net.MULTIPLE, smallest=2 * net.MULTIPLE)
+    return [torch.from_numpy(photo).permute(2, 0, 1).float() / 255 for photo in photos], Ks
 
 
 def evenly(items: Sequence[int], most: int) -> list[int]:

@@ -48,7 +48,7 @@ class DepthMaps:
     def points(self, i: int) -> Tensor:
         """(h, w, 3) the points that the pixels of map i show, world units, normalised frame; NaN where the depth is."""
         camtoworld = self.camtoworlds[i]
-        return _in_camera(self.depths[i], self.Ks[i]) @ camtoworld[:3, :3].mT + camtoworld[:3, 3]
+        return in_camera(self.depths[i], self.Ks[i]) @ camtoworld[:3, :3].mT + camtoworld[:3, 3]
 
 
 def depth_maps(
@@ -120,7 +120,7 @@ def stereo_init(scene: Scene, *, max_points: int | None = None, generator: torch
         OptionError: `max_points` < 1.
     """
     maps = depth_maps(scene, scene.train_idx, long_side=INIT_LONG_SIDE, num_depths=INIT_DEPTHS)
-    photos, _ = _shrunk(scene, maps.idx, INIT_LONG_SIDE)
+    photos, _ = shrunk(scene, maps.idx, INIT_LONG_SIDE)
     masks = None
     if scene.masks is not None:
         sizes = {view: (photo.shape[1], photo.shape[0]) for view, photo in zip(maps.idx, photos)}
@@ -158,13 +158,16 @@ def _check(scene: Scene, idx: tuple[int, ...], long_side: int, num_depths: int, 
         raise OptionError(f"depth maps need 1 <= best <= num_neighbours <= {_native.SWEEP_MAX_NEIGHBOURS}, got {best} and {num_neighbours}")
 
 
-def _shrunk(scene: Scene, idx: Sequence[int], long_side: int) -> tuple[list[np.ndarray], Tensor]:
-    """Photos, each (h, w, 3) uint8, and their Ks (M, 3, 3) float64. HAMMING: as all photos are shrunk (scenes/_photos.py)."""
+def shrunk(scene: Scene, idx: Sequence[int], long_side: int, *, multiple: int = 1, smallest: int = SMALLEST_SIDE) -> tuple[list[np.ndarray], Tensor]:
+    """Photos, each (h, w, 3) uint8, sides at least `smallest` and multiples of `multiple`, and their Ks (M, 3, 3) float64.
+
+    HAMMING: as all photos are shrunk (scenes/_photos.py).
+    """
     photos, Ks = [], scene.Ks[list(idx)].double()
     for K, i in zip(Ks, idx):
         width, height = scene.size(i)
         ratio = min(1.0, long_side / max(width, height))
-        size = (max(SMALLEST_SIDE, round(width * ratio)), max(SMALLEST_SIDE, round(height * ratio)))
+        size = tuple(max(smallest, round(side * ratio / multiple) * multiple) for side in (width, height))
         photos.append(np.array(Image.fromarray(scene.images[i].numpy()).resize(size, Image.Resampling.HAMMING)))
         K[0] *= size[0] / width
         K[1] *= size[1] / height
@@ -172,8 +175,8 @@ def _shrunk(scene: Scene, idx: Sequence[int], long_side: int) -> tuple[list[np.n
 
 
 def _grey(scene: Scene, idx: Sequence[int], long_side: int) -> tuple[list[np.ndarray], Tensor]:
-    """As `_shrunk`, photos (h, w) float32 in [0, 1]."""
-    photos, Ks = _shrunk(scene, idx, long_side)
+    """As `shrunk`, photos (h, w) float32 in [0, 1]."""
+    photos, Ks = shrunk(scene, idx, long_side)
     return [photo.mean(2, dtype=np.float32) / np.float32(255) for photo in photos], Ks
 
 
@@ -186,11 +189,11 @@ def _warps(viewmats: Tensor, Ks: Tensor, neighbours: Tensor) -> np.ndarray:
     return torch.cat([A.flatten(2), b.flatten(2)], 2).float().contiguous().numpy()
 
 
-def _in_camera(depth: Tensor, K: Tensor) -> Tensor:
+def in_camera(depth: Tensor, K: Tensor) -> Tensor:
     """(h, w, 3): the points at the depths (h, w) of the pixels, camera frame."""
     height, width = depth.shape
-    x = (torch.arange(width) + 0.5 - K[0, 2]) / K[0, 0]
-    y = (torch.arange(height) + 0.5 - K[1, 2]) / K[1, 1]
+    x = ((torch.arange(width) + 0.5).to(depth) - K[0, 2]) / K[0, 0]
+    y = ((torch.arange(height) + 0.5).to(depth) - K[1, 2]) / K[1, 1]
     return torch.stack([x * depth, y[:, None] * depth, depth], 2)
 
 
@@ -200,7 +203,7 @@ def _confirmed(own: tuple[Tensor, Tensor], others: list[tuple[Tensor, Tensor, Te
     `own`: depths, NaN where they are not good, and K. `others`: the same, and the matrix (4, 4) from the own to their camera.
     """
     depth, K = own
-    p_cam = _in_camera(depth, K)
+    p_cam = in_camera(depth, K)
     result = torch.zeros(depth.shape, dtype=torch.bool)
     for other, other_K, pose in others:
         height, width = other.shape
