@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from mutate import changed_bytes
 from scene_makers import poses, world_spots, write_scene
 from test_scene_transforms import opengl_pose, write_ply
 
@@ -55,26 +56,12 @@ def originals(tmp_path_factory):
 
 
 def mutated(data: bytes, rng: random.Random, *, text: bool) -> bytes:
-    """A word replaced by an odd one, or bits flipped, bytes inserted, removed, overwritten, the end cut off."""
+    """A word replaced by an odd one, or bytes changed."""
     if text and rng.random() < 0.7:
         words = data.decode().split(" ")
         words[rng.randrange(len(words))] = rng.choice([*WORDS, rng.choice(words)])
         return " ".join(words).encode()
-    result = bytearray(data)
-    for _ in range(rng.choice([1, 1, 2, 8])):
-        at = rng.randrange(len(result) + 1)
-        kind = rng.randrange(5)
-        if kind == 0 and at < len(result):
-            result[at] ^= 1 << rng.randrange(8)
-        elif kind == 1:
-            del result[at : at + rng.choice([1, 4, 8, 100])]
-        elif kind == 2:
-            result[at:at] = rng.randbytes(rng.choice([1, 4, 8]))
-        elif kind == 3:
-            result[at : at + 8] = b"\xff" * 8
-        else:
-            del result[at:]
-    return bytes(result)
+    return changed_bytes(data, rng)
 
 
 @pytest.mark.filterwarnings("ignore")
