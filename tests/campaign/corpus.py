@@ -1,23 +1,21 @@
-"""One small whole example of every format that users bring or that a run leaves behind, how it is read, and what must be true of what comes out."""
+"""One small whole example of every format that users bring, how it is read, and what must be true of what comes out; written.py has those that a run
+leaves behind."""
 
 from __future__ import annotations
 
-import io
 import json
 import random
 import shutil
 import struct
-import warnings
 from collections.abc import Callable
-from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import plyfile
 import torch
+import written
 import zstandard
-from made_cells import made_cell
 from mutate import mutated
 from PIL import Image
 from random_gaussians import random_gaussians
@@ -27,18 +25,9 @@ from scipy.spatial.transform import Rotation
 from tiny_scenes import tiny_scene
 
 from learn2splat.bench import suites
-from learn2splat.bench.report import write_report
-from learn2splat.bench.store import read_cells
-from learn2splat.cli import main
 from learn2splat.cli.camera_files import read_shots
-from learn2splat.files import to_json
-from learn2splat.fitting import FitRun, checkpoint, make_plan
-from learn2splat.gaussians import Gaussians, load_cloud, load_splat, save_splat
+from learn2splat.gaussians import load_cloud, load_splat, save_splat
 from learn2splat.gaussians.formats import load_offset
-from learn2splat.meta import resume as meta_resume
-from learn2splat.meta.config import MetaConfig
-from learn2splat.optimizers import make_optimizer
-from learn2splat.optimizers import weights as weight_files
 from learn2splat.scenes import Scene, load_scene
 from learn2splat.scenes.re10k import find_chunks, load_re10k
 from learn2splat.scenes.views import Index
@@ -74,11 +63,6 @@ def good_scene(scene: Scene) -> None:
     assert scene.masks is None or [m.shape for m in scene.masks] == [i.shape[:2] for i in scene.images], "sizes of masks"
     assert all(min(image.shape[:2]) > 0 and image.dtype == torch.uint8 for image in scene.images), "photos"
     assert all("\n" not in text for text in scene.warnings), "a warning of several lines"
-
-
-def good_gaussians(g: Gaussians) -> None:
-    assert g.is_finite(), "Gaussians that are not finite"
-    assert bool(g.quats.any(dim=1).all()), "a zero quaternion"
 
 
 def _scene(folder: Path, **options: object) -> None:
@@ -247,7 +231,7 @@ def _splat(suffix: str, count: int = 60) -> Callable[[Path], None]:
 
 def _read_splat(folder: Path) -> None:
     path = next(path for path in sorted(folder.iterdir()) if path.is_file() or (path / "meta.json").exists())
-    good_gaussians(load_splat(path))
+    written.good_gaussians(load_splat(path))
     if path.suffix == ".ply":
         offset = load_offset(path)
         assert offset is None or np.isfinite(offset).all(), "an offset that is not finite"
@@ -312,117 +296,6 @@ def _read_cloud(folder: Path) -> None:
     assert bool(torch.isfinite(points).all()) and len(points) == len(colors) > 0, "points that are not finite"
 
 
-# Weights, checkpoints, results --------------------------------------------------------------------------------------------------------------
-
-
-def _weights(folder: Path) -> None:
-    weight_files.save_weights(folder / "a.safetensors", make_optimizer("anchored", width=8, blocks=1), {"minutes": 1})
-    weight_files.save_weights(folder / "b.safetensors", make_optimizer("paper", width=8, blocks=1, head_dim=8))
-    weight_files.save_weights(folder / "c.safetensors", make_optimizer("g3r", width=8, blocks=1))
-
-
-def _published(folder: Path) -> None:
-    rule = make_optimizer("paper", width=8, blocks=2, head_dim=8)
-    names = {f"optimizer.{name}": tensor for name, tensor in rule.network.state_dict().items()}
-    torch.save({"state_dict": names, "epoch": 3, "pytorch-lightning_version": "2"}, folder / "a.ckpt")
-
-
-def _read_weights(folder: Path) -> None:
-    for path in sorted(folder.iterdir()):
-        rule = weight_files.load_weights(path)
-        assert all(bool(torch.isfinite(tensor).all()) for tensor in rule.network.state_dict().values()), "weights that are not finite"
-
-
-def _seal_weights(path: Path) -> None:
-    """The digest of what the file holds now."""
-    data = path.read_bytes()
-    size = int.from_bytes(data[:8], "little")
-    if path.suffix != ".safetensors" or size > len(data):
-        return
-    try:
-        header = json.loads(data[8 : 8 + size])
-        tensors, _ = weight_files._read_safetensors(path)
-        about = json.loads(header["__metadata__"][weight_files.METADATA_KEY])
-        about["sha256"] = weight_files.digest(tensors, about if about["version"] > 1 else None)
-    except Exception:  # damaged in another way: as it is
-        return
-    header["__metadata__"][weight_files.METADATA_KEY] = json.dumps(about)
-    _repack(path, header, data[8 + size :])
-
-
-def _repack(path: Path, header: dict, body: bytes) -> None:
-    packed = json.dumps(header).encode()
-    packed += b" " * (-len(packed) % 8)
-    path.write_bytes(len(packed).to_bytes(8, "little") + packed + body)
-
-
-def _run(folder: Path, resume: bool) -> FitRun:
-    scene = tiny_scene(6)
-    start = Gaussians(scene.points, *list(random_gaussians(len(scene.points)).tensors().values())[1:])
-    plan = make_plan([scene.size(i) for i in scene.train_idx], len(start), steps=4, views_per_step=2, density="none")
-    return FitRun(scene, start, make_optimizer("nominal"), plan, checkpoint=folder, resume=resume)
-
-
-def _checkpoint(folder: Path) -> None:
-    run = _run(folder, resume=False)
-    while not run.finished:
-        run.advance()
-    run.save()
-
-
-def _read_checkpoint(folder: Path) -> None:
-    run = _run(folder, resume=True)
-    good_gaussians(run.result().gaussians)
-
-
-def _seal_checkpoint(path: Path) -> None:
-    """The CRC of what the file holds now."""
-    data = path.read_bytes()
-    size = int.from_bytes(data[:8], "little")
-    try:
-        header = json.loads(data[8 : 8 + size])
-        from safetensors.torch import load
-
-        header["__metadata__"]["crc32"] = checkpoint._checksum(header["__metadata__"]["json"], load(data))
-    except Exception:  # damaged in another way: as it is
-        return
-    _repack(path, header, data[8 + size :])
-
-
-def _meta_save(folder: Path) -> None:
-    meta_resume.save_theta(
-        folder, 3, MetaConfig(), {"weights": {"a": torch.ones(2)}, "average": {"a": torch.ones(2)}}, meta_resume.Counts(1.0, 3, {})
-    )
-    meta_resume.complete(folder, 3)
-
-
-def _read_meta_save(folder: Path) -> None:
-    step = meta_resume.latest_step(folder)
-    meta_resume.load_theta(folder, step, MetaConfig(), {})
-
-
-def _cells(folder: Path) -> None:
-    for label in ("adam", "learned"):
-        cell = made_cell(label, "s", 0, {0: 10.0, 10: 15.0, 20: 18.0})
-        path = folder / "steps-x" / "s" / label / "seed0.jsonl"
-        path.parent.mkdir(parents=True)
-        lines = [
-            {"kind": "cell", "identity": {}, **cell.header},
-            *({"kind": "point", **vars(p)} for p in cell.points),
-            {"kind": "end", **cell.end, "peak_bytes": 1e6},
-        ]
-        path.write_text("".join(to_json(line) + "\n" for line in lines))
-
-
-def _read_cells(folder: Path) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        read_cells(folder)
-        write_report(folder)
-    page = (folder / "report.html").read_text()
-    assert "<!--<script>" not in page, "a text that ends the script"
-
-
 # Small JSON ------------------------------------------------------------------------------------------------------------------------------------
 
 
@@ -451,33 +324,6 @@ def _read_shots(folder: Path) -> None:
             assert np.abs(rotation @ rotation.T - np.eye(3)).max() < 1e-4 and min(each.K[0, 0], each.K[1, 1]) > 0, "no camera"
 
 
-def _result_folder(folder: Path) -> None:
-    from tiny_scenes import write_colmap
-
-    write_colmap(folder / "scene", 6)
-    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
-        assert main(["fit", str(folder / "scene"), "--steps", "2", "--densify", "none", "--out", str(folder / "out"), "--no-report"]) == 0
-
-
-def _read_result(folder: Path) -> None:
-    """`eval` of a result whose config.json, metrics.json or PLY is damaged: as a user sees it, with its exit code."""
-    out, err = io.StringIO(), io.StringIO()
-    with redirect_stdout(out), redirect_stderr(err):
-        code = main(["eval", str(folder / "out"), "--json"])
-    if code:
-        raise SentenceError(code, err.getvalue())
-    assert all(value is None or np.isfinite(value) for value in json.loads(out.getvalue()).values() if not isinstance(value, list)), "scores"
-
-
-class SentenceError(Exception):
-    """A command ended with a code and what it said."""
-
-    def __init__(self, code: int, said: str) -> None:
-        super().__init__(said)
-        lines = [line for line in said.splitlines() if not line.startswith("note:")]
-        assert code == 2 and len(lines) == 1 and lines[0].startswith("learn2splat: "), f"code {code}: {said[-500:]}"
-
-
 FORMATS = (
     Format("COLMAP, binary", lambda f: _colmap(f, text=False), _scene, 1.0),
     Format("COLMAP, text", lambda f: _colmap(f, text=True), _scene, 1.0),
@@ -502,13 +348,13 @@ FORMATS = (
     Format("splat .sog, folder", _sog_folder, _read_splat, 1.0),
     Format("splat .splat", _splat(".splat"), _read_splat, 2.0),
     Format("cloud .ply", _cloud, _read_cloud, 2.0),
-    Format("weights", _weights, _read_weights, 0.4, _seal_weights),
-    Format("published weights", _published, _read_weights, 1.5),
-    Format("checkpoint", _checkpoint, _read_checkpoint, 0.7, _seal_checkpoint),
-    Format("save of train", _meta_save, _read_meta_save, 2.0, _seal_checkpoint),
-    Format("cells of bench", _cells, _read_cells, 0.5),
+    Format("weights", written.write_weights, written.read_weights, 0.4, written.seal_weights),
+    Format("published weights", written.write_published, written.read_weights, 1.5),
+    Format("checkpoint", written.save_a_checkpoint, written.read_checkpoint, 0.7, written.seal_checkpoint),
+    Format("save of train", written.write_meta_save, written.read_meta_save, 2.0, written.seal_checkpoint),
+    Format("cells of bench", written.write_cells, written.read_report, 0.5),
     Format("index of views", _suite_index, _read_suite_index, 3.0),
-    Format("result of fit", _result_folder, _read_result, 0.3),
+    Format("result of fit", written.write_result, written.read_result, 0.3),
 )
 MUTABLE = {".png": 0.15, ".jpg": 0.15}  # of a scene with a model: how often its photos are what is damaged
 IGNORED = ("rigs.bin", "frames.bin", "rigs.txt", "frames.txt", ".lock", "report.html", "report.md", "results.csv")

@@ -23,7 +23,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from corpus import FORMATS, Example, Format, SentenceError
+from corpus import FORMATS, Example, Format
+from written import SentenceError
 
 from learn2splat.errors import Learn2SplatError
 
