@@ -49,7 +49,7 @@ campaign: setup
 	$(BIN)/python tests/campaign/campaign.py trouble
 	$(BIN)/python tests/campaign/campaign.py soak
 	bash tests/campaign/native.sh address,undefined tests/render tests/optimizers tests/initializers tests/gaussians/test_knn.py
-	bash tests/campaign/native.sh thread tests/render/test_rasterize.py tests/initializers
+	bash tests/campaign/native.sh thread tests/render/test_rasterize.py tests/render/test_rasterize_hostile.py tests/initializers
 	$(BIN)/python tests/campaign/report.py runs/campaign/results.json
 
 clean:

@@ -105,3 +105,27 @@ def relative_error(value: Tensor, expected: Tensor) -> float:
 def cosine(value: Tensor, expected: Tensor) -> float:
     """Cosine of two tensors as vectors."""
     return torch.nn.functional.cosine_similarity(value.double().flatten(), expected.double().flatten(), dim=0).item()
+
+
+def permuted(scene: dict, order) -> dict:
+    return {k: v[order] if k in GAUSSIAN_KEYS else v for k, v in scene.items()}
+
+
+FORWARD_TOL = 5e-13  # float64, relative to the largest entry: 20x the worst of the scenes below
+GRAD_TOL = 1e-11  # likewise: 12x the worst
+
+
+def assert_same(result, expected, tol=GRAD_TOL):
+    """Images, alphas, meta of the visible Gaussians, and all gradients."""
+    renders, alphas, meta, grads = result
+    renders_e, alphas_e, meta_e, grads_e = expected
+    assert relative_error(renders, renders_e) < FORWARD_TOL
+    assert relative_error(alphas, alphas_e) < FORWARD_TOL
+    assert meta["radii"].shape == meta_e["radii"].shape and not meta["radii"].dtype.is_floating_point
+    assert torch.equal(meta["radii"].int(), meta_e["radii"])
+    visible = meta_e["radii"][..., 0] > 0
+    for key in ("means2d", "depths", "conics", "opacities"):
+        assert relative_error(meta[key].expand(visible.shape + meta[key].shape[2:])[visible], meta_e[key][visible]) < FORWARD_TOL, key
+    assert grads.keys() == grads_e.keys()
+    for key in grads:
+        assert relative_error(grads[key], grads_e[key]) < tol, key

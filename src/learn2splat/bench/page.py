@@ -12,12 +12,19 @@ from PIL import Image
 from torch import Tensor
 
 NUM_COLORS = 8  # --s0 to --s7 in page.css
+WIDE = ' class="wide"'
 QUALITY = 82  # Of WebP: differences between optimizers stay visible, a picture of 256 px takes about 8 kB.
 
 
 def page(title: str, body: str, script: str = "", *, wide: bool = False) -> str:
     """The whole file. `body` and `script` are HTML and JavaScript as they are; `wide` for tables of many columns."""
     css = Path(__file__).with_name("page.css").read_text()
+    main = f"<main{WIDE if wide else ''}>{body}</main>"
+    return document(title, css, main + (f"<script>{script}</script>" if script else ""))
+
+
+def document(title: str, css: str, body: str) -> str:
+    """A file of HTML with its style inside. `css` and `body` are taken as they are."""
     return f"""<!doctype html>
 <html lang="en">
 <head>
@@ -27,7 +34,7 @@ def page(title: str, body: str, script: str = "", *, wide: bool = False) -> str:
 <style>
 {css}</style>
 </head>
-<body><main{' class="wide"' if wide else ""}>{body}</main>{f"<script>{script}</script>" if script else ""}</body>
+<body>{body}</body>
 </html>
 """
 

@@ -15,9 +15,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ..bench.page import document
 from ..gaussians import Gaussians
+from ..gaussians.record import SH_C0
 
-C0 = 0.28209479177387814  # of spherical harmonics, degree 0
 MAX_LOG_SCALE = 32.0
 _BANDS = (slice(0, 3), slice(3, 8), slice(8, 15))  # of shN, by degree
 _EMPTY = 0.004  # a degree with no coefficient above this cannot be seen in 8 bits
@@ -96,16 +97,8 @@ def splat_page(
     keys = "".join(f"<dt>{what}</dt><dd>{how}</dd>" for what, how in _KEYS.items())
     behind = ",".join(str(round(255 * value)) for value in background)
     count = f"{scene['count']:,}".replace(",", "\u202f")
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{html.escape(title)}</title>
-<style>:root {{ --behind: rgb({behind}); }}
-{(folder / "page.css").read_text()}</style>
-</head>
-<body>
+    css = f":root {{ --behind: rgb({behind}); }}\n{(folder / 'page.css').read_text()}"
+    body = f"""
 <canvas></canvas>
 <div class="wait"><i></i><p class="trouble"></p></div>
 <div class="panel title"><b>{html.escape(title)}</b><span>{count} splats</span></div>
@@ -119,9 +112,8 @@ def splat_page(
 <script>const scene = {text};</script>
 <script>{renderer}</script>
 <script>{script}</script>
-</body>
-</html>
 """
+    return document(title, css, body)
 
 
 def pack(gaussians: Gaussians) -> tuple[bytes, int, list[float]]:
@@ -130,7 +122,7 @@ def pack(gaussians: Gaussians) -> tuple[bytes, int, list[float]]:
     g = g[torch.nonzero(g.logit_opacities.sigmoid() > _INSIGNIFICANT)[:, 0]]
     quats = torch.nn.functional.normalize(g.quats.double(), dim=1)
     shape = torch.cat([g.log_scales.double().clamp(-MAX_LOG_SCALE, MAX_LOG_SCALE) * 1000, quats * 32767], dim=1)
-    base = ((0.5 + C0 * g.sh0[:, 0].double()) * 4096).clamp(-32768, 32767)
+    base = ((0.5 + SH_C0 * g.sh0[:, 0].double()) * 4096).clamp(-32768, 32767)
     opacity = g.logit_opacities.double().sigmoid() * 65535
     rest = g.shN.double().numpy()
     largest = [float(np.abs(rest[:, band]).max(initial=0.0)) for band in _BANDS]
